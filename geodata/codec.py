@@ -36,7 +36,7 @@ def pack(array: NDArray[Any], *, compress: bool = True) -> bytes:
 
     Raises ValueError for a dtype outside uint8/16/32, int16/32, float32/64.
     """
-    array = np.ascontiguousarray(array)
+    array = np.require(array, requirements="C")
     if array.dtype not in _DTYPES:
         names = ", ".join(dtype.name for dtype in _DTYPES)
         raise ValueError(f"pixels of dtype {array.dtype} cannot be stored; convert to one of {names}")

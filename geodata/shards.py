@@ -16,6 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from geodata.sample import FileMeta, Layer, Sample, table
 
 ROWS_PER_GROUP = 64
 BYTES_PER_GROUP = 64 * 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DICTIONARY = ["split", "continent", "stratum"]
 _STATISTICS = ["sample_id", "split", "lon", "lat", "bbox.xmin", "bbox.ymin", "bbox.xmax", "bbox.ymax"]
 
@@ -180,33 +182,24 @@ def _layout() -> dict[str, Any]:
     }
 
 
-class _replacing:
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when all went well and is deleted when not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                _sync(self.temporary)
-                os.replace(self.temporary, self.path)
-                _sync(self.path.parent)
-        except OSError as failed:
-            error = failed
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
             raise
-        finally:
-            self.temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(
-                    error.errno,
-                    f"no room left to write {self.path}; nothing was kept of it, free space and run again",
-                ) from error
+        raise OSError(
+            error.errno, f"no room left to write {path}; nothing was kept of it, free space and run again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -280,7 +273,12 @@ def open_shard(path: Path) -> tuple[pq.ParquetFile, FileMeta]:
         raise Missing(f"shard {path} is not there; run curate again, sealed shards are kept") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise Corrupt(f"shard {path} cannot be opened ({error}); delete it and run curate again") from error
-    return file, FileMeta.from_schema(file.schema_arrow, path)
+    meta = FileMeta.from_schema(file.schema_arrow, path)
+    if file.schema_arrow.names != meta.schema().names:
+        raise Corrupt(
+            f"shard {path} has other columns than its metadata says; delete it and run curate again"
+        )
+    return file, meta
 
 
 def read_table(path: Path, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -315,13 +313,15 @@ def verify_shard(path: Path, record: ShardRecord) -> None:
 
     Raises Missing when the file is gone, Corrupt when anything differs.
     """
+    if not path.exists():
+        raise Missing(f"shard {path} is not there; run curate again, sealed shards are kept")
+    if path.stat().st_size != record.bytes or file_sha256(path) != record.file_sha256:
+        raise Corrupt(f"shard {path} is not the file that was sealed; delete it and run curate again")
     found = [_frozen(sample) for sample in read_samples(path)]
     if [dict(sample) for sample in record.samples] != found:
         raise Corrupt(
             f"shard {path} holds other samples or pixels than its record says; delete it and run curate again"
         )
-    if path.stat().st_size != record.bytes or file_sha256(path) != record.file_sha256:
-        raise Corrupt(f"shard {path} is not the file that was sealed; delete it and run curate again")
 
 
 @dataclass(frozen=True)
