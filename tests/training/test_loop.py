@@ -1,0 +1,267 @@
+"""The loop: what it writes, and that interruptions leave no trace in the numbers."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.loop import NonFiniteError, train
+from training.recipe import Recipe, load
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def recipe(corpus, *overrides):
+    return load("tiny_method.smoke", [f"streams.scenes.corpus={corpus}", *overrides])
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return [(line["step"], line["loss"], line["pixels"], line["gradient_norm"]) for line in lines(run)]
+
+
+def command(*words, launcher=("-m", "training"), **environment):
+    given = os.environ | {"PYTHONPATH": f"{ROOT}:{HERE}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, *launcher, *words],
+        env=given | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_a_run_leaves_its_record_and_is_not_repeated(corpus, tmp_path):
+    told = []
+    settings = recipe(corpus)
+    summary = train(settings, tmp_path, sink=lambda step, values: told.append((step, values["loss"])))
+    assert summary.steps == 12
+    assert [step for step, *_ in losses(tmp_path)] == list(range(1, 13))
+    assert told == [(step, loss) for step, loss, *_ in losses(tmp_path)]
+    assert losses(tmp_path)[-1][1] < losses(tmp_path)[0][1] * 1.5
+    assert {"lr", "samples_per_second", "data_wait"} <= lines(tmp_path)[0].keys()
+    written = Recipe.parse((tmp_path / "recipe.json").read_text())
+    assert written.digest == summary.digest
+    assert len(written.method.encoder.inputs.mean) == 2
+    assert json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
+    assert checkpoint.load_encoder(summary.encoder).spec == written.method.encoder
+    before = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
+    assert train(settings, tmp_path) == summary
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_same_recipe_gives_the_same_losses_and_another_seed_others(corpus, tmp_path):
+    for name in ("a", "b"):
+        train(recipe(corpus), tmp_path / name)
+    train(recipe(corpus, "seed=1"), tmp_path / "c")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize("failing", [0, 3, 6, 11])
+def test_a_run_that_stopped_goes_on_bit_for_bit(corpus, tmp_path, failing):
+    train(recipe(corpus), tmp_path / "whole")
+
+    def stop(step, values):
+        if step == failing + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(corpus), tmp_path / "cut", sink=stop)
+    train(recipe(corpus), tmp_path / "cut")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_run_killed_in_the_middle_of_a_step_goes_on_bit_for_bit(corpus, tmp_path, step):
+    train(recipe(corpus), tmp_path / "whole")
+    words = (
+        "pretrain",
+        "tiny_method.smoke",
+        f"streams.scenes.corpus={corpus}",
+        "--run-dir",
+        str(tmp_path / "cut"),
+    )
+    words += ("--device", "cpu")
+    killed = command(*words, DIE_AT=str(step))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(lines(tmp_path / "cut")) == step
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.drill
+def test_a_run_killed_at_random_moments_goes_on_bit_for_bit(corpus, tmp_path):
+    settings = ("steps=400", "checkpoint_every=7", f"streams.scenes.corpus={corpus}")
+    train(load("tiny_method.smoke", settings), tmp_path / "whole")
+    words = [sys.executable, "-m", "training", "pretrain", "tiny_method.smoke", *settings]
+    words += ["--run-dir", str(tmp_path / "cut"), "--device", "cpu"]
+    given = os.environ | {"PYTHONPATH": f"{ROOT}:{HERE}", "OMP_NUM_THREADS": "1"}
+    kills = 0
+    for attempt in range(100):
+        process = subprocess.Popen(words, env=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=2.0 + 0.37 * (attempt % 5))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert process.returncode == 0
+    assert kills > 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_a_torn_last_line_is_forgotten(corpus, tmp_path):
+    settings = recipe(corpus)
+    train(settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "cut", on_checkpoint=_interrupt)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 5, "lo')
+    train(settings, tmp_path / "cut")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def _interrupt(path):
+    raise KeyboardInterrupt
+
+
+def test_a_run_folder_of_another_recipe_is_refused(corpus, tmp_path):
+    train(recipe(corpus), tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run of recipe .*new run folder"):
+        train(recipe(corpus, "seed=5"), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(corpus), tmp_path / "cut", on_checkpoint=_interrupt)
+    with pytest.raises(ValueError, match=r"holds a run of recipe"):
+        train(recipe(corpus, "steps=20"), tmp_path / "cut")
+    with pytest.raises(ValueError, match="holds a run at step 4"):
+        train(recipe(corpus), tmp_path / "cut", resume=False)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_moves(corpus, tmp_path):
+    settings = recipe(corpus, "method.explode_at=5", "checkpoint_every=5")
+    with pytest.raises(NonFiniteError, match=r"loss is nan in step 6 \(.*gradient_norm nan"):
+        train(settings, tmp_path)
+    assert len(lines(tmp_path)) == 5
+    assert checkpoint.latest(tmp_path / "checkpoints").step == 5
+
+
+def test_accumulated_steps_take_the_same_samples_and_nearly_the_same_path(corpus, tmp_path):
+    train(recipe(corpus, "method.noise=0.0"), tmp_path / "one")
+    train(recipe(corpus, "method.noise=0.0", "accumulate=4"), tmp_path / "four")
+    for (_, one, *_), (_, four, *_) in zip(losses(tmp_path / "one"), losses(tmp_path / "four"), strict=True):
+        assert one == pytest.approx(four, rel=1e-4)
+
+
+def test_half_precision_is_near_full_precision(corpus, tmp_path):
+    train(recipe(corpus), tmp_path / "full")
+    train(recipe(corpus, "precision=bf16"), tmp_path / "half")
+    full, half = losses(tmp_path / "full"), losses(tmp_path / "half")
+    assert full != half
+    assert [loss for _, loss, *_ in half] == pytest.approx([loss for _, loss, *_ in full], rel=0.05)
+
+
+WORKER = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from training import feed, loop, parallel
+from training.recipe import load
+seen = []
+original = feed.Feed.__iter__
+def watched(self):
+    for batch in original(self):
+        seen.append(batch["scenes"].ids)
+        yield batch
+feed.Feed.__iter__ = watched
+stop = int(sys.argv[3])
+def interrupt(path):
+    if int(path.name.split("-")[1]) == stop:
+        raise SystemExit
+with parallel.joined("cpu") as place:
+    try:
+        loop.train(load("tiny_method.smoke", sys.argv[4:]), sys.argv[1], device="cpu", rank=place.rank,
+                   world=place.world, on_checkpoint=interrupt)
+    finally:
+        open(f"{sys.argv[2]}-{place.rank}.json", "w").write(json.dumps(seen))
+"""
+
+
+def ranks(number, tmp_path, tag, stop, *settings):
+    (tmp_path / "worker.py").write_text(WORKER)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number))
+    words = (str(tmp_path / "worker.py"), str(tmp_path / "run"), str(tmp_path / tag), str(stop), *settings)
+    done = command(*words, launcher=launcher if number > 1 else ())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((tmp_path / f"{tag}-{rank}.json").read_text()) for rank in range(number)]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_resumed_as_one_see_every_sample_once(corpus, tmp_path, kind):
+    # 6 steps of 8 are one epoch of 48
+    settings = ("steps=6", "checkpoint_every=3", f"parallel.kind={kind}", f"streams.scenes.corpus={corpus}")
+    two = ranks(2, tmp_path, "two", 3, *settings)
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints").step == 3
+    (one,) = ranks(1, tmp_path, "one", -1, *settings)
+    used = Counter(name for rank in two for ids in rank[:3] for name in ids)
+    used.update(name for ids in one[:3] for name in ids)
+    assert len(used) == 48
+    assert set(used.values()) == {1}
+    assert [step for step, *_ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_take_the_path_of_one(corpus, tmp_path, kind):
+    settings = ("method.noise=0.0", f"parallel.kind={kind}", f"streams.scenes.corpus={corpus}")
+    ranks(2, tmp_path, "two", -1, *settings)
+    train(load("tiny_method.smoke", settings), tmp_path / "alone")
+    two, one = losses(tmp_path / "run"), losses(tmp_path / "alone")
+    for (_, ours, _, norm), (_, theirs, _, other) in zip(two, one, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert norm == pytest.approx(other, rel=1e-3)
+    left = checkpoint.load_encoder(tmp_path / "run" / "encoder").state_dict()
+    right = checkpoint.load_encoder(tmp_path / "alone" / "encoder").state_dict()
+    for name in left:
+        assert torch.allclose(left[name], right[name], atol=1e-4), name
+
+
+@pytest.mark.integration
+def test_the_command_refuses_in_one_sentence(tmp_path):
+    wrong = command("pretrain", "tiny_method.smoke", "stepz=1", "--run-dir", str(tmp_path / "run"))
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("swath: there is no setting 'stepz'; valid here:")
+    absent = command("pretrain", "--run-dir", str(tmp_path / "run"), "tiny_method.smoke", "steps=1")
+    assert absent.returncode == 2
+    assert absent.stderr.startswith("swath: no sealed corpus at runs/corpora/tiny@1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_single_refuses_company(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"parallel.kind=single runs in one process, not 2"):
+        train(recipe(corpus, "parallel.kind=single"), tmp_path, rank=0, world=2)
+
+
+def test_the_rate_follows_the_schedule(corpus, tmp_path):
+    train(recipe(corpus), tmp_path)
+    rates = [line["lr"] for line in lines(tmp_path)]
+    full = 0.1 * 8 / 256
+    assert rates[:3] == pytest.approx([full / 3, full * 2 / 3, full])
+    assert rates[3:] == pytest.approx([full * (1 + math.cos(math.pi * k / 9)) / 2 for k in range(9)])

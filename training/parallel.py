@@ -1,0 +1,122 @@
+"""One process or many: joining them, replicating or sharding the model, precision, accumulation.
+
+The loop is the same everywhere. What differs is here: with DDP each process holds a replica, with FSDP2 a shard, and
+one process holds the model itself. CPU processes talk through gloo, GPUs through NCCL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree as pytree
+
+from training.methods import Losses, Method
+from training.recipe import Ddp, Fsdp, Single
+
+__all__ = ["Place", "accumulating", "autocast", "barrier", "joined", "mean_over_ranks", "wrap"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands: `rank` of `world`, computing on `device`."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+def best_device() -> str:
+    """cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[Place]:
+    """The place torchrun gives this process (RANK, WORLD_SIZE, LOCAL_RANK), or the only one; leaves the group after."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = device or best_device()
+    if world == 1:
+        yield Place(device=kind)
+        return
+    if kind == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local)
+        kind = f"cuda:{local}"
+    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield Place(dist.get_rank(), dist.get_world_size(), kind)
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(method: Method, parallel: Single | Ddp | Fsdp, place: Place) -> nn.Module:
+    """What the loop calls in place of `method`: the same parameters, with gradients averaged over all ranks.
+
+    Raises ValueError when `single` is given company.
+    """
+    if place.world == 1:
+        return method
+    if isinstance(parallel, Single):
+        raise ValueError(
+            f"parallel.kind=single runs in one process, not {place.world}; set parallel.kind=ddp or one worker"
+        )
+    if isinstance(parallel, Ddp):
+        return DistributedDataParallel(method, find_unused_parameters=parallel.find_unused)
+    return _sharded(method, parallel, place)
+
+
+def _sharded(method: Method, parallel: Fsdp, place: Place) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if Losses not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            Losses,
+            lambda losses: ([losses.total], losses.parts),
+            lambda leaves, parts: Losses(leaves[0], parts),
+        )
+    mesh = init_device_mesh(torch.device(place.device).type, (place.world,))
+    for stack in [module for module in method.modules() if isinstance(module, nn.ModuleList)]:
+        for block in stack:
+            if any(True for _ in block.parameters()):
+                fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
+    return cast(nn.Module, fully_shard(method, mesh=mesh))
+
+
+def autocast(precision: Literal["fp32", "bf16"], device: str) -> AbstractContextManager[object]:
+    """The forward pass in bfloat16 where that is safe, or untouched. Parameters stay float32 either way."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def accumulating(module: nn.Module, *, last: bool) -> Iterator[None]:
+    """Around one of several backward passes of a step: gradients travel between ranks only with the last."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+        return
+    sync = getattr(module, "set_requires_gradient_sync", None)
+    if sync is not None:
+        sync(last)
+    yield
+
+
+def mean_over_ranks(values: Tensor, world: int) -> Tensor:
+    """The element-wise mean over all ranks; every rank must call."""
+    if world > 1:
+        dist.all_reduce(values)
+    return values / world
+
+
+def barrier(world: int) -> None:
+    """Wait until every rank is here."""
+    if world > 1:
+        dist.barrier()

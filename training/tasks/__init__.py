@@ -1,0 +1,64 @@
+"""What an encoder is put to: the contract of a downstream problem.
+
+A task is a head. It knows how to read its target from labelled samples, what loss to take, what a prediction is and
+which metric judges it; it does not know the encoder beyond its width and patch. `methods/finetune.py` joins the two.
+A spec says its `kind`, the name of the file in this folder that builds it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from torch import Tensor, nn
+
+from training.encoders import Encoder, Tokens, spec_at
+from training.metrics import Metric
+from training.objectives import Losses
+
+if TYPE_CHECKING:
+    from training.feed import Samples
+
+__all__ = ["AnyTask", "Task", "TaskSpec", "build"]
+
+
+class TaskSpec(BaseModel):
+    """What every task's spec says: the file that builds it, and its classes in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    classes: tuple[str, ...]
+
+
+class Task(nn.Module):
+    """A head over an encoder's tokens. `dense` is true when targets are images that follow the pixels' flips."""
+
+    spec: TaskSpec
+    dense: bool = False
+
+    def target(self, samples: Samples) -> Tensor:
+        """What the head is to say: (B,) int64 class indices, or (B, H, W) when dense; 255 is ignored."""
+        raise NotImplementedError
+
+    def forward(self, features: Tokens, target: Tensor) -> Losses:
+        """Losses of the head on encoded images."""
+        raise NotImplementedError
+
+    def predict(self, features: Tokens, size: tuple[int, int]) -> Tensor:
+        """Predictions in the form of `target`, for images of `size` (height, width)."""
+        raise NotImplementedError
+
+    def metric(self) -> Metric:
+        """An empty metric of this task; `update(predictions, target)` fills it."""
+        raise NotImplementedError
+
+
+AnyTask = Annotated[SerializeAsAny[TaskSpec], BeforeValidator(lambda value: spec_at("training.tasks", value))]
+
+
+def build(spec: TaskSpec, encoder: Encoder) -> Task:
+    """The task of a spec, with a head that fits the encoder."""
+    task: Task = importlib.import_module(f"training.tasks.{spec.kind}").build(spec, encoder)
+    return task
