@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .PHONY: help setup demo smoke test check fmt bench drills lock clean
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 NOT_HERE := not drill and not gpu and not live
 
 help: ## list the targets

@@ -6,6 +6,7 @@ million and no step needs them all at once.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ class Plan:
             for number, start in enumerate(range(0, len(part), rows)):
                 split, turn = SPLITS[column["split"][part[0]]], column["round"][part[0]]
                 parts.append((f"{split}-r{turn}-{number:05d}", part[start : start + rows]))
-        return View(len(parts), lambda place: self._shard(*parts[place]))
+        return View(len(parts), functools.partial(self._shard, parts))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -207,7 +208,8 @@ class Plan:
         """The inverse of `to_json`."""
         return cls.from_dict(json.loads(text))
 
-    def _shard(self, name: str, places: Ints) -> ShardPlan:
+    def _shard(self, parts: list[tuple[str, Ints]], number: int) -> ShardPlan:
+        name, places = parts[number]
         return ShardPlan(name, tuple(self._chip(int(place)) for place in places))
 
     def _chip(self, place: int) -> Chip:

@@ -31,7 +31,7 @@ EARTH_RADIUS_M = 6_371_007.2
 """Radius of the sphere with the Earth's area."""
 DEGREE_M = EARTH_RADIUS_M * np.pi / 180
 
-_BOXES: Mapping[str, Bounds] = {
+BOXES: Mapping[str, Bounds] = {
     "africa": (-26.0, -36.0, 58.0, 38.0),
     "asia": (25.0, -12.0, 192.0, 82.0),
     "europe": (-32.0, 34.0, 70.0, 82.0),
@@ -97,7 +97,7 @@ def ground(spec: CorpusSpec, cell: str, regions: tuple[str, ...]) -> Ground:
     place = np.full(len(CONTINENTS) + 1, -1)
     for name in names:
         place[CONTINENTS.index(name)] = regions.index(name)
-    return _Sphere(spec, _WORLD if cell == ANYWHERE else _BOXES[cell], place)
+    return _Sphere(spec, _WORLD if cell == ANYWHERE else BOXES[cell], place)
 
 
 class _Plane:
@@ -260,10 +260,14 @@ class Splits:
 
 
 def _continent_places(lon: Float, lat: Float) -> Ints:
-    """Place in `CONTINENTS` of each point, the last place of all for the sea (and for nan)."""
-    from geodata.continents import continent_of
+    """Place in `CONTINENTS` of each point; the sea, ice shelves and points without coordinates come after the last."""
+    from geodata import continents
 
-    return continent_of(lon, lat)
+    here = np.isfinite(lon) & np.isfinite(lat)
+    names = np.asarray(continents.continent_of(np.where(here, lon, 0.0), np.where(here, lat, -90.0)))
+    found, which = np.unique(names, return_inverse=True)
+    known = {name: place for place, name in enumerate(CONTINENTS)}
+    return np.array([known.get(str(name), len(CONTINENTS)) for name in found])[which]
 
 
 def _centres_and_reach(

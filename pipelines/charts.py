@@ -20,7 +20,6 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -228,9 +227,7 @@ def ground(
         axes.grid(visible=False)
         crowd = covered(squares) / ((east - west) * (north - south))
         if backdrop is not None:
-            xmin, ymin, xmax, ymax = backdrop.bounds
-            image = Image.open(io.BytesIO(backdrop.picture)).convert("RGBA")
-            axes.imshow(image, extent=(xmin, xmax, ymin, ymax), interpolation="none", alpha=0.75, zorder=0)
+            lay(axes, backdrop)
         for xmin, ymin, xmax, ymax in seams:
             axes.add_patch(
                 Rectangle(
@@ -265,11 +262,12 @@ def world(
     dots: Sequence[Dot],
     colours: Mapping[str, int],
     *,
-    outlines: Sequence[Sequence[tuple[float, float]]] = (),
+    backdrop: Backdrop | None = None,
 ) -> Markup:
-    """Chips as dots by longitude and latitude over the outlines of the continents."""
+    """Chips as dots by longitude and latitude, over a land-cover map of the Earth where there is one."""
     with chart(title, width=WIDTH * 1.35, height=WIDTH * 0.8) as (axes, done):
-        axes.add_collection(LineCollection([list(ring) for ring in outlines], colors=FAINT, linewidths=0.7))
+        if backdrop is not None:
+            lay(axes, backdrop)
         for split, colour in colours.items():
             for kept in (True, False):
                 chosen = [dot for dot in dots if dot.split == split and dot.kept is kept]
@@ -285,9 +283,9 @@ def world(
                     label=split if kept else None,
                     zorder=3,
                 )
-        if outlines:
+        if backdrop is not None:
             axes.set_xlim(-180, 180)
-            axes.set_ylim(-60, 85)
+            axes.set_ylim(-62, 84)
         axes.set_xlabel("longitude, degrees east")
         axes.set_ylabel("latitude, degrees north")
         legend_above(axes, len(colours))
@@ -337,6 +335,13 @@ def extent(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, f
     """The box around boxes."""
     west, south, east, north = zip(*boxes, strict=True)
     return min(west), min(south), max(east), max(north)
+
+
+def lay(axes: Axes, backdrop: Backdrop) -> None:
+    """The picture on the ground it covers, under everything."""
+    xmin, ymin, xmax, ymax = backdrop.bounds
+    image = Image.open(io.BytesIO(backdrop.picture)).convert("RGBA")
+    axes.imshow(image, extent=(xmin, xmax, ymin, ymax), interpolation="none", aspect="auto", zorder=0)
 
 
 def covered(squares: Sequence[Square]) -> float:

@@ -9,6 +9,8 @@ names it.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,17 +24,20 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
 from geodata import corpus as corpora
-from geodata import sampling
+from geodata import pictures, sampling
 from geodata.build import build_shard, created_by, opened_landcover
 from geodata.build import sealed as sealed_shard
 from geodata.chips import ShardPlan
 from geodata.errors import DataError, Transient
+from geodata.grid import Grid
 from geodata.overrides import overridden
+from geodata.sample import Sample
 from geodata.shards import (
     Corpus,
     ShardRecord,
     load_record,
     open_corpus,
+    read_samples,
     shard_path,
     verify_shard,
     write_atomic,
@@ -56,6 +61,8 @@ __all__ = [
 ]
 
 CHIPS_IN_WORDS = 20_000  # a larger plan keeps its columns only
+EXAMPLES = 12  # chips drawn for the report
+OVERVIEW_PIXELS = 800
 SHARDS_IN_TABLE = 100  # a Prefect table is for looking at; the manifest has all of them
 
 
@@ -159,6 +166,7 @@ def curated(
         artifacts.save_stage(
             artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
         )
+    draw(corpus, spec)
     publish(corpus, run.run_id)
     artifacts.seal(artifact)
     say(f"corpus {artifact.address}: {_counts(corpus)} in {artifact.path}")
@@ -256,6 +264,7 @@ def _built(
     """Shard names as they are finished, each with what went wrong, if anything did."""
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"shard": shard.name, "work": pickle.dumps((shard, models.get(shard.name)))} for shard in todo]
     work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         partial(build_row, spec=spec, root=root)
@@ -361,6 +370,38 @@ def _plan_summary(plan: sampling.Plan, spec: corpora.CorpusSpec) -> dict[str, An
     values = plan.as_dict()
     values.pop("columns")
     return values | {"chips_planned": len(plan), "rounds": plan.rounds, "classes": _classes(spec)}
+
+
+@task
+def draw(corpus: Corpus, spec: corpora.CorpusSpec) -> None:
+    """Pictures for the report: a chip of each stratum with its labels and, for one metric area, the map below them."""
+    landcover = opened_landcover(spec.landcover)
+    cover = (landcover, _overview(spec.regions)) if _mapped(spec) else None
+    pictures.album(corpus.root / "pictures", _examples(corpus), landcover.classes, cover)
+
+
+def _mapped(spec: corpora.CorpusSpec) -> bool:
+    return isinstance(spec.regions, corpora.Area) and spec.regions.metric
+
+
+def _overview(area: Any) -> Grid:
+    """An area in at most OVERVIEW_PIXELS a side."""
+    xmin, ymin, xmax, ymax = area.bounds
+    gsd = max(10.0, 10.0 * math.ceil(max(xmax - xmin, ymax - ymin) / OVERVIEW_PIXELS / 10.0))
+    width, height = (max(1, int(extent / gsd)) for extent in (xmax - xmin, ymax - ymin))
+    return Grid(area.epsg, (gsd, 0.0, xmin, 0.0, -gsd, ymax), height, width)
+
+
+def _examples(corpus: Corpus) -> Iterator[Sample]:
+    """The first sample of each stratum in the order of the shards, until EXAMPLES are found."""
+    seen: set[str] = set()
+    for unit in corpus.units():
+        for sample in read_samples(unit.path, unit.row_group):
+            if sample.stratum not in seen and len(seen) < EXAMPLES:
+                seen.add(sample.stratum)
+                yield sample
+        if len(seen) >= min(EXAMPLES, len(corpus.counts()["stratum"])):
+            return
 
 
 def publish(corpus: Corpus, mlflow_run: str | None) -> None:

@@ -89,7 +89,6 @@ class Curation:
     class_unit: str = "chips"
     guard_m: float | None = None
     seams: tuple[tuple[float, float, float, float], ...] = ()
-    outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
     shortfalls: tuple[tuple[str, str], ...] = ()
     rejects: tuple[tuple[str, str, str], ...] = ()  # chip, reason, detail
     facts: tuple[tuple[str, str], ...] = ()
@@ -276,6 +275,7 @@ def render(page: Page) -> str:
         "count": count,
         "json": document,
         "link": link,
+        "legend": legend_of,
     }
     template = environment.get_template("report.html.j2")
     return template.render(page=page, charts=Drawings(page), album=Album(page), verdicts=VERDICTS)
@@ -295,22 +295,18 @@ class Drawings:
         self.page = page
 
     def map(self, curation: Curation) -> Markup:
-        """The chips where they lie: one projected zone at true size, several as dots over the continents."""
+        """The chips where they lie: those of one projected zone at true size, of several as dots on the Earth."""
         splits = colours_of(point.split for point in curation.points)
         title = f"Map of {len(curation.points)} chips by split"
         zones = {point.epsg for point in curation.points}
+        picture = next((one for one in curation.pictures if one.kind == "landcover" and one.bounds), None)
+        cover = Backdrop(picture.content, picture.bounds) if picture and picture.bounds else None
         if len(zones) == 1 and all(point.bounds for point in curation.points):
-            cover = next((picture for picture in curation.pictures if picture.kind == "landcover"), None)
-            return charts.ground(
-                title,
-                [Square(point.bounds, point.split, point.kept) for point in curation.points if point.bounds],
-                splits,
-                epsg=next(iter(zones)) or 0,
-                backdrop=Backdrop(cover.content, cover.bounds) if cover and cover.bounds else None,
-                seams=curation.seams,
-            )
+            squares = [Square(one.bounds, one.split, one.kept) for one in curation.points if one.bounds]
+            epsg = next(iter(zones)) or 0
+            return charts.ground(title, squares, splits, epsg=epsg, backdrop=cover, seams=curation.seams)
         dots = [Dot(point.lon, point.lat, point.split, point.kept) for point in curation.points]
-        return charts.world(title, dots, splits, outlines=curation.outlines)
+        return charts.world(title, dots, splits, backdrop=cover)
 
     def classes(self, curation: Curation) -> Markup:
         """How much of each class every split holds."""
@@ -374,6 +370,11 @@ class Album:
             taken.append((picture, uri, width, height))
         self.omitted += len(chosen) - len(taken)
         return taken
+
+
+def legend_of(pictures: Iterable[Picture]) -> list[tuple[str, str]]:
+    """The classes of all these pictures with their colours, each once."""
+    return list(dict.fromkeys(entry for picture in pictures for entry in picture.legend))
 
 
 def readable(content: bytes) -> bool:

@@ -75,23 +75,24 @@ class _Lines:
     """The same as sentences, no more often than `every_s`, but always the last."""
 
     def __init__(self, title: str, total: int, unit: str, done: int, every_s: float) -> None:
-        self.title, self.total, self.unit, self.start, self.every_s = title, total, unit, done, every_s
+        self.title, self.total, self.unit, self.every_s = title, total, unit, every_s
         self.began, self.said = time.monotonic(), float("-inf")
+        self.first: tuple[int, float] | None = None  # the pace counts from here, after engines have started
         self.latest = done
 
     def tell(self, done: int, note: str) -> None:
         now = time.monotonic()
         finished = done >= self.total and done != self.latest
+        self.first = self.first or (done, now)
         self.latest = done
         if now - self.said < self.every_s and not finished:
             return
         self.said = now
-        spent, made = now - self.began, done - self.start
-        left = (
-            f", about {_clock(spent / made * (self.total - done))} left" if made and done < self.total else ""
-        )
-        extra = f", {note}" if note else ""
-        say(f"{self.title}: {done}/{self.total} {self.unit}{extra}, {_clock(spent)}{left}")
+        start, since = self.first
+        left, extra = "", f", {note}" if note else ""
+        if done > start and done < self.total:
+            left = f", about {_clock((now - since) / (done - start) * (self.total - done))} left"
+        say(f"{self.title}: {done}/{self.total} {self.unit}{extra}, {_clock(now - self.began)}{left}")
 
 
 def _clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from prefect import flow, task
 
-from geodata.shards import open_corpus, write_atomic
+from geodata.shards import write_atomic
 from pipelines import artifacts, curate, fetch, pretrain, report, tracking, transfer
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
@@ -123,7 +123,7 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     )
     scores = transfer.transferred(trials, home)
     made = _artifact(plot, home, scores)
-    draw(corpus.path, encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0))
+    draw(encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0))
     write_study(plot, made, [corpus, encoder, scores], trials.trials, time.monotonic() - began)
     path = write_report(made)
     artifacts.seal(made)
@@ -131,8 +131,8 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
 
 
 @task
-def draw(corpus: Path, encoder: Path, runs: Sequence[Path]) -> None:
-    """Pictures for the report, once: chips with their labels, what the encoder guesses, what the heads predict."""
+def draw(encoder: Path, runs: Sequence[Path]) -> None:
+    """Pictures for the report, once: what the encoder guesses, and what the heads predict."""
     from training import evaluate
 
     if not (encoder / "pictures" / "index.json").exists():
@@ -152,7 +152,6 @@ def draw(corpus: Path, encoder: Path, runs: Sequence[Path]) -> None:
                 "prediction",
                 "image, truth, prediction",
             )
-    _draw_corpus(corpus)
 
 
 def _batch(run: Path, split: str) -> Any:
@@ -161,16 +160,6 @@ def _batch(run: Path, split: str) -> Any:
     settings = recipe.Recipe.parse((run / "recipe.json").read_text(encoding="utf-8"))
     (samples,) = next(iter(evaluate.held_out(settings, split, batch=4))).values()
     return samples
-
-
-def _draw_corpus(root: Path) -> None:
-    """Chips with their labels, where the corpus package can draw them."""
-    try:
-        from geodata import pictures
-    except ImportError:
-        return
-    if not (root / "pictures" / "index.json").exists():
-        pictures.write(open_corpus(root))
 
 
 def _index(paths: Sequence[Path], kind: str, caption: str) -> None:

@@ -52,7 +52,9 @@ def test_the_schemas_would_notice_a_misspelt_key():
     job["spec"]["backOffLimit"] = job["spec"].pop("backoffLimit")
     assert problems("rayjobs", job)
     cluster = document(DEPLOY / "ray" / "cluster.yaml")
-    cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = "6379"
+    cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = (
+        "6379"
+    )
     assert problems("rayclusters", cluster)
 
 
@@ -127,7 +129,12 @@ def deployments() -> list[dict[str, Any]]:
 
 
 def test_a_deployment_names_nothing_that_prefect_would_ignore():
-    from prefect.cli.deploy._models import ConcurrencyLimitSpec, DeploymentConfig, PrefectYamlModel, WorkPoolConfig
+    from prefect.cli.deploy._models import (
+        ConcurrencyLimitSpec,
+        DeploymentConfig,
+        PrefectYamlModel,
+        WorkPoolConfig,
+    )
 
     content = document(DEPLOY / "prefect.yaml")
     PrefectYamlModel.model_validate(content)
@@ -248,7 +255,9 @@ def prefect_refusal(words: list[str]) -> str | None:
         text = prefect_help(*plain[:length])
         if text:
             missing = [
-                word for word in words if word.startswith("--") and word.split("=")[0] not in text + prefect_help()
+                word
+                for word in words
+                if word.startswith("--") and word.split("=")[0] not in text + prefect_help()
             ]
             return f"no such option: {', '.join(missing)}" if missing else None
     return "no such command"
@@ -330,7 +339,9 @@ def environment_names() -> Iterator[tuple[str, str]]:
     for name, service in document(COMPOSE)["services"].items():
         yield from ((f"compose.yaml {name}", variable) for variable in service.get("environment", {}))
     for path in (DEPLOY / "ray").glob("*.yaml"):
-        yield from ((path.name, name) for name in re.findall(r"- name: ([A-Z][A-Z_a-z]+)$", path.read_text(), re.M))
+        yield from (
+            (path.name, name) for name in re.findall(r"- name: ([A-Z][A-Z_a-z]+)$", path.read_text(), re.M)
+        )
     dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
     block = re.search(r"^ENV PATH=.*?(?=^[A-Z]+ )", dockerfile, re.MULTILINE | re.DOTALL)
     assert block is not None

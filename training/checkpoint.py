@@ -149,7 +149,7 @@ def export_encoder(
     """
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    tensors = get_model_state_dict(encoder, options=_WHOLE)
+    tensors = cast(dict[str, torch.Tensor], get_model_state_dict(encoder, options=_WHOLE))
     if not writer:
         return path
     spec = cast(BaseModel, encoder.spec)
@@ -266,9 +266,9 @@ def _room(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if "no room left to write" in str(error):
+            raise  # said already, further in
         said = isinstance(error, OSError) and error.errno in full
-        if said and str(error.strerror).startswith("no room left"):
-            raise
         if said or re.search(r"No space left|unexpected pos|file write failed|File too large", str(error)):
             raise OSError(
                 errno.ENOSPC,

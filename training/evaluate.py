@@ -7,9 +7,9 @@ prediction for what names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from geodata.errors import Missing
 from training import checkpoint as checkpoints
 from training.feed import Samples, once
-from training.methods import Method, Progress, build
+from training.methods import Losses, Method, Progress, build
 from training.metrics import IGNORE, Mean, Metric
 from training.recipe import Recipe, replace
 
 __all__ = ["evaluate", "held_out", "predictions", "reconstructions", "restore"]
 
 SIDE = 256  # pixels of a panel, at least
+_Line = tuple[str, tuple[int, int, int] | None]
 _RGB = (("B04", "B03", "B02"), ("R", "G", "B"))
 
 
@@ -57,30 +58,35 @@ def evaluate(
 
     Raises ValueError when there is no batch.
     """
-    was_training = method.training
+    was_training, model = method.training, cast(Any, method)
     method.eval()
-    metrics: dict[str, Metric] = {}
+    metric: Metric | None = model.metric() if hasattr(method, "predict") else None
+    means: dict[str, Mean] = {}
+    seen = 0
     for batch in batches:
         moved = {name: samples.to(device) for name, samples in batch.items()}
-        if hasattr(method, "predict"):
-            (samples,) = moved.values()
-            metric = metrics.get("", method.metric())
-            metrics[""] = metric.update(method.predict(samples).cpu(), method.target(samples).cpu())
-            continue
-        losses = method(moved, Progress(1, 1))
         number = max(len(samples) for samples in moved.values())
+        seen += number
+        if metric is not None:
+            (samples,) = moved.values()
+            metric = metric.update(model.predict(samples).cpu(), model.target(samples).cpu())
+            continue
+        losses: Losses = method(moved, Progress(1, 1))
         for name, value in {"loss": losses.total, **losses.parts}.items():
-            metrics[name] = metrics.get(name, Mean(name)).update(value.detach().cpu().expand(number))
+            means[name] = means.get(name, Mean(name)).update(value.detach().cpu().expand(number))
     method.train(was_training)
-    if not metrics:
+    if not seen:
         raise ValueError("nothing to evaluate: the batches are empty; choose a split that has samples")
-    return {name: score for metric in metrics.values() for name, score in metric.scores().items()}
+    if metric is not None:
+        return metric.scores()
+    return {name: score for mean in means.values() for name, score in mean.scores().items()}
 
 
 def reconstructions(method: nn.Module, samples: Samples, folder: Path, count: int = 4) -> list[Path]:
     """Triptychs masked | guessed | original in true colour, one PNG a sample, stretched alike by the original."""
-    rebuilt: Any = method.reconstruct(samples)
-    bands = method.encoder.spec.inputs.bands
+    model = cast(Any, method)
+    rebuilt = model.reconstruct(samples)
+    bands = model.encoder.spec.inputs.bands
     paths = []
     for number in range(min(count, len(samples))):
         original, masked, guessed = (
@@ -100,11 +106,11 @@ def predictions(method: nn.Module, samples: Samples, folder: Path, count: int = 
 
     Where the truth is one class for the whole image, it and the prediction are written under the image.
     """
-    was_training = method.training
+    was_training, model = method.training, cast(Any, method)
     method.eval()
-    target, guess = method.target(samples).cpu(), method.predict(samples).cpu()
+    target, guess = model.target(samples).cpu(), model.predict(samples).cpu()
     method.train(was_training)
-    inputs, classes = method.encoder.spec.inputs, method.task.spec.classes
+    inputs, classes = model.encoder.spec.inputs, model.task.spec.classes
     stored = samples.bands.get(inputs.layer, inputs.bands)
     paths = []
     for number in range(min(count, len(samples))):
@@ -118,7 +124,7 @@ def predictions(method: nn.Module, samples: Samples, folder: Path, count: int = 
         else:
             panels += [_painted(value[number]) for value in (target, guess)]
             seen = sorted(set(target[number].unique().tolist()) | set(guess[number].unique().tolist()))
-            legend = [(classes[code], _colour(code)) for code in seen if code != IGNORE]
+            legend: list[_Line] = [(classes[code], _colour(code)) for code in seen if code != IGNORE]
             page = _with_lines(_row(panels), legend)
         paths.append(_save(page, folder, samples.ids[number]))
     return paths
@@ -168,7 +174,7 @@ def _row(panels: list[NDArray[np.uint8]]) -> Image.Image:
     return page
 
 
-def _with_lines(page: Image.Image, lines: list[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
+def _with_lines(page: Image.Image, lines: Sequence[_Line]) -> Image.Image:
     """The page with names under it, each after a square of its colour, in as many rows as they need."""
     places, left, top = [], 4, page.height + 4
     for name, colour in lines:

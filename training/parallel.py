@@ -7,10 +7,10 @@ one process holds the model itself. CPU processes talk through gloo, GPUs throug
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -78,17 +78,25 @@ def _sharded(method: Method, parallel: Fsdp, place: Place) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     if Losses not in pytree.SUPPORTED_NODES:
-        pytree.register_pytree_node(
-            Losses,
-            lambda losses: ([losses.total], losses.parts),
-            lambda leaves, parts: Losses(leaves[0], parts),
-        )
+        pytree.register_pytree_node(Losses, lambda given: ([given.total], given.parts), _again)
     mesh = init_device_mesh(torch.device(place.device).type, (place.world,))
-    for stack in [module for module in method.modules() if isinstance(module, nn.ModuleList)]:
-        for block in stack:
-            if any(True for _ in block.parameters()):
-                fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
+    for block in _blocks(method):
+        fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
     return cast(nn.Module, fully_shard(method, mesh=mesh))
+
+
+def _again(leaves: Iterable[Any], parts: dict[str, Tensor]) -> Losses:
+    (total,) = leaves
+    return Losses(total, parts)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """What is gathered one at a time: the members of the outermost stacks. Inside, parameters may be read directly."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from (block for block in child if next(block.parameters(), None) is not None)
+        else:
+            yield from _blocks(child)
 
 
 def autocast(precision: Literal["fp32", "bf16"], device: str) -> AbstractContextManager[object]:

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -293,7 +293,7 @@ def _function(address: str) -> Callable[[], object]:
             raise
         found = getattr(module, function, None)
         if callable(found):
-            return found  # type: ignore[no-any-return]
+            return cast(Callable[[], object], found)
         names = ", ".join(sorted(_recipes_of(module))) or "none"
         raise ValueError(f"{candidate} has no recipe {function!r}; it has {names}")
     known = ", ".join(_methods())
@@ -436,7 +436,8 @@ def _walk(
     model: type[BaseModel], tree: Any, where: Sequence[object]
 ) -> tuple[list[str], list[type[BaseModel]]]:
     """The written path of a validation error (without the kinds pydantic puts in), and the models of its last key."""
-    here, parents, path = [model], [model], []
+    here, parents = [model], [model]
+    path: list[str] = []
     for part in where:
         fields = [found.model_fields[str(part)] for found in here if part in found.model_fields]
         tagged = [found for found in here if not fields and _kind(found) == part]

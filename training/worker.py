@@ -8,6 +8,7 @@ checkpoints would be a second truth. Needs a started Ray (`cluster()`, or an add
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -50,18 +51,18 @@ class Outcome:
 
 @contextmanager
 def cluster(cpus: int | None = None, temp_dir: Path | None = None) -> Iterator[None]:
-    """A Ray of this process, stopped afterwards; one that is already there is used and left alone."""
+    """A Ray of this process, or the cluster of RAY_ADDRESS; one that is already connected is left alone."""
     if ray.is_initialized():
         yield
         return
-    ray.init(
-        num_cpus=cpus,
-        object_store_memory=500 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="WARNING",
-        _temp_dir=None if temp_dir is None else str(temp_dir),
-    )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
+    if os.environ.get("RAY_ADDRESS"):  # as in a submitted job: that cluster has its sizes already
+        ray.init(**quiet)
+    else:
+        folder = None if temp_dir is None else str(temp_dir)
+        ray.init(
+            num_cpus=cpus, object_store_memory=500 * 2**20, include_dashboard=False, _temp_dir=folder, **quiet
+        )
     try:
         yield
     finally:
@@ -98,7 +99,7 @@ def fit(
             "recipe": _absolute(recipe).dump(),
             "run_dir": str(folder),
             "threads": max(1, math.floor(cpus_per_worker)),
-            "sink": sink,
+            "sink": ray.cloudpickle.dumps(sink),  # opened where `path` is already searched
             "path": sys.path,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -141,7 +142,7 @@ def run_many(jobs: Sequence[Job], *, cpus_per_job: float = 1.0, use_gpu: bool = 
     ]
     ray.wait(pending, num_returns=len(pending))
     try:
-        return ray.get(pending)  # type: ignore[no-any-return]
+        return list(ray.get(pending))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None if isinstance(error.cause, Exception) else error
 
@@ -159,7 +160,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world=world,
-            sink=config["sink"],
+            sink=ray.cloudpickle.loads(config["sink"]),
         )
     except (NonFiniteError, ValueError) as error:
         if world > 1 and not isinstance(error, NonFiniteError):

@@ -1,8 +1,10 @@
 """Raster files of any kind GDAL reads: headers, windows, and one sentence for each way a file can be broken.
 
 Opening a file and decoding its blocks cost fifty times what slicing does, so each thread keeps its files open, and
-a band that is read in many small windows is decoded once, whole, as soon as those windows have cost half as much.
-Both are bounded (`FILES`, `BYTES`), the longest unused leaves first, and nothing is shared with a forked child.
+a band that is read in many small windows is decoded once, whole, as soon as those windows have cost as much.
+Both are bounded (`FILES`, `BYTES`), the longest unused leaves first, and nothing is shared with a forked child. A band
+makes room only for one that will not want it back at once: going round in a circle larger than the room would
+decode everything every time, so what does not fit is read in windows instead.
 
 GDAL decodes in one thread here, and must: with more, its JPEG 2000 driver loses the errors of its threads, and a
 truncated file reads as zeros without a word.
@@ -51,6 +53,8 @@ BYTES = 256 * 2**20
 """Decoded bands a thread keeps."""
 WHOLE = 16 * 2**20
 """A band larger than this (bytes) is only ever read in windows; GDAL's own block cache serves those."""
+RECENT = 2000
+"""Reads within which a decoded band counts as in use."""
 
 _TRANSIENT = re.compile(
     r"(response code:? ?(408|425|429|5\d\d)|timed? ?out|could ?n.t (connect|resolve)|reset)", re.I
@@ -91,8 +95,6 @@ class Header:
     """What a file says of itself, band by band; `block` (rows, columns) is what it decodes at once."""
 
     lattices: tuple[Lattice, ...]
-    nodata: tuple[float | None, ...]
-    masked: tuple[bool, ...]
     names: tuple[str | None, ...]
     block: tuple[int, int]
 
@@ -109,9 +111,9 @@ def header(path: str) -> Header:
 def read(
     path: str, index: int, row: int, col: int, height: int, width: int
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Pixels (height, width) of band `index` (from 1), and where the file's mask says there are none, if it has one.
+    """Pixels (height, width) of band `index` (from 1), and where the file's nodata value or mask says there are none.
 
-    The window lies inside the file. The arrays may be views of what is kept: do not write to them. Raises
+    The second is None for a file that has neither. The window lies inside the file. The arrays may be views of what is kept: do not write to them. Raises
     Missing, Transient or Corrupt.
     """
     held = _held(path)
@@ -135,8 +137,11 @@ class _Held:
     path: str
     dataset: Any
     header: Header
+    masked: tuple[bool, ...]
+    quiet: bool
     whole: dict[int, tuple[NDArray[Any], NDArray[Any] | None]] = field(default_factory=dict)
     spent: dict[int, int] = field(default_factory=dict)
+    turn: int = 0
 
     @property
     def bytes(self) -> int:
@@ -144,11 +149,12 @@ class _Held:
         return sum(array.nbytes for array in kept)
 
     def decode(self, index: int, window: Window | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        with _speaking(self.path):
+        with _told(self.path) if self.quiet else _speaking(self.path):
             pixels = self.dataset.read(index, window=window)
-            absent = (
-                self.dataset.read_masks(index, window=window) == 0 if self.header.masked[index - 1] else None
-            )
+            absent = self.dataset.read_masks(index, window=window) == 0 if self.masked[index - 1] else None
+        none = self.dataset.nodatavals[index - 1]
+        if none is not None and none == none:
+            absent = pixels == none if absent is None else absent | (pixels == none)
         return pixels, absent
 
 
@@ -162,6 +168,7 @@ class _Open(threading.local):
         self.pid = os.getpid()
         self.files: OrderedDict[tuple[str, object], _Held] = OrderedDict()
         self.bytes = 0
+        self.turn = 0
 
 
 _open = _Open()
@@ -175,34 +182,41 @@ def _held(path: str) -> _Held:
     if held is None:
         held = _open.files[key] = _opened(path)
         if len(_open.files) > FILES:
-            _drop_oldest()
+            _, oldest = _open.files.popitem(last=False)
+            _open.bytes -= oldest.bytes
+            oldest.dataset.close()
     _open.files.move_to_end(key)
+    _open.turn += 1
+    held.turn = _open.turn
     return held
 
 
-def _drop_oldest() -> None:
-    _, oldest = _open.files.popitem(last=False)
-    _open.bytes -= oldest.bytes
-    oldest.dataset.close()
+def _room(size: int) -> bool:
+    """Whether `size` bytes more may be kept, after bands that nobody has read of late have left."""
+    for held in _open.files.values():
+        if _open.bytes + size <= BYTES or _open.turn - held.turn < RECENT:
+            break
+        _open.bytes -= held.bytes
+        held.whole.clear()
+        held.spent.clear()
+    return _open.bytes + size <= BYTES
 
 
 def _whole_soon(
     held: _Held, index: int, row: int, col: int, height: int, width: int
 ) -> tuple[NDArray[Any], NDArray[Any] | None] | None:
-    """The whole band, decoded now, once its windows would have cost half of that; None before."""
+    """The whole band, decoded now, once its windows would have cost as much; None before."""
     lattice, (tall, wide) = held.header.lattice(index), held.header.block
     size = lattice.height * lattice.width
     if size * np.dtype(lattice.dtype).itemsize > WHOLE:
         return None
     rows, cols = (row + height - 1) // tall - row // tall + 1, (col + width - 1) // wide - col // wide + 1
     held.spent[index] = held.spent.get(index, 0) + rows * cols * tall * wide
-    if 2 * held.spent[index] < size:
+    if held.spent[index] < size or not _room(size * np.dtype(lattice.dtype).itemsize):
         return None
     before = held.bytes
     held.whole[index] = held.decode(index)
     _open.bytes += held.bytes - before
-    while _open.bytes > BYTES and len(_open.files) > 1:
-        _drop_oldest()
     return held.whole[index]
 
 
@@ -223,20 +237,24 @@ def _opened(path: str) -> _Held:
     place = dataset.transform, dataset.height, dataset.width
     head = Header(
         lattices=tuple(Lattice(epsg, *place, dtype) for dtype in dataset.dtypes),
-        nodata=dataset.nodatavals,
-        masked=tuple(flags),
         names=dataset.descriptions,
         block=(min(block[0], dataset.height), min(block[1], dataset.width)),
     )
-    return _Held(path, dataset, head)
+    quiet = not _remote(path) and dataset.driver == "GTiff"
+    return _Held(path, dataset, head, tuple(flags), quiet)
 
 
 @contextmanager
 def _speaking(path: str) -> Iterator[None]:
     """GDAL set up for this path, and its errors in our words."""
+    with _told(path), rasterio.Env(**LOCAL, **(REMOTE if _remote(path) else {})):
+        yield
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
     try:
-        with rasterio.Env(**LOCAL, **(REMOTE if _remote(path) else {})):
-            yield
+        yield
     except RasterioError as error:
         raise _failure(path, error) from error
 

@@ -18,6 +18,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.warp import transform_bounds
 
@@ -228,18 +229,14 @@ class FileSource:
 
     def _raw(self, members: Mapping[int, str], cut: _Cut) -> tuple[NDArray[Any], float]:
         """Pixels (C, h, w) in the files' own units, and the value that stands for 'none' among them."""
-        pixels: list[NDArray[Any]] = []
-        lacking = np.zeros((len(members), cut.height, cut.width), bool)
-        for asset, gaps in zip(members.values(), lacking, strict=True):
-            path, index = _split(asset)
-            band, absent = cog.read(path, index, cut.row, cut.col, cut.height, cut.width)
-            own = cog.header(path).nodata[index - 1]
-            if own is not None:
-                np.equal(band, own, out=gaps)
+        parts = [
+            cog.read(*_split(asset), cut.row, cut.col, cut.height, cut.width) for asset in members.values()
+        ]
+        raw = np.stack([pixels for pixels, _ in parts])
+        lacking = np.zeros(raw.shape, bool)
+        for gaps, (_, absent) in zip(lacking, parts, strict=True):
             if absent is not None:
-                np.logical_or(gaps, absent, out=gaps)
-            pixels.append(band)
-        raw = np.stack(pixels)
+                gaps |= absent
         for value in (0.0, -32768.0) if self.unit in ("dB", "power") else (float(self.sensor.nodata),):
             lacking |= raw == value
         if self.nodata is not None:
@@ -315,7 +312,8 @@ class _Cut:
         if native is not None:
             part = native.crop(self.row, self.col, self.height, self.width)
             return regrid(values, part, grid, nodata=none, categorical=categorical)
-        moved = self.head.affine * self.head.affine.translation(self.col, self.row)
+        a, b, c, d, e, f = tuple(self.head.affine)[:6]
+        moved = Affine(a, b, c + a * self.col + b * self.row, d, e, f + d * self.col + e * self.row)
         return warp(values, moved, self.head.epsg, grid, nodata=none, categorical=categorical), True
 
 
@@ -336,8 +334,9 @@ def _outline_window(head: cog.Lattice, grid: Grid) -> tuple[int, int, int, int]:
         bounds = transform_bounds(f"EPSG:{grid.epsg}", f"EPSG:{head.epsg}", *bounds)
     xmin, ymin, xmax, ymax = bounds
     inverse = ~head.affine
-    corners = [inverse * point for point in ((xmin, ymin), (xmin, ymax), (xmax, ymin), (xmax, ymax))]
-    cols, rows = [corner[0] for corner in corners], [corner[1] for corner in corners]
+    corners = ((xmin, ymin), (xmin, ymax), (xmax, ymin), (xmax, ymax))
+    cols = [inverse.a * x + inverse.b * y + inverse.c for x, y in corners]
+    rows = [inverse.d * x + inverse.e * y + inverse.f for x, y in corners]
     col, row = int(np.floor(min(cols))) - _MARGIN, int(np.floor(min(rows))) - _MARGIN
     return row, col, int(np.ceil(max(rows))) + _MARGIN - row, int(np.ceil(max(cols))) + _MARGIN - col
 

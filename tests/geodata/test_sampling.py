@@ -1,5 +1,6 @@
 """Quotas against fractions, draws against distributions, distances and splits against brute force."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
@@ -10,12 +11,14 @@ import shapely
 from shapely import box
 
 from geodata.chips import region_id
+from geodata.continents import continent_of
 from geodata.corpus import RSRSD_SHARES, RSRSD_WEIGHTS, demo, smoke
 from geodata.grid import Grid, project, utm_epsg
 from geodata.landcover import ESRI_2020
 from geodata.overrides import overridden
 from geodata.quotas import apportion
 from geodata.sampling import OUTCOMES, Plan, more, plan, quotas, uniform
+from geodata.sites import BOXES
 from geodata.source import Raster
 
 SPLITS = ("train", "val", "test")
@@ -367,6 +370,7 @@ def test_shards_hold_every_chip_once_and_neighbours_together():
     assert all(len({chip.split for chip in shard.chips}) == 1 for shard in shards)
     assert len({shard.name for shard in shards}) == len(shards)
     assert shards[0].name == "train-r0-00000"
+    assert list(pickle.loads(pickle.dumps(shards))) == list(shards)
 
     def jumps(order):
         return sum(one.grid.epsg != two.grid.epsg for one, two in pairwise(order))
@@ -374,6 +378,69 @@ def test_shards_hold_every_chip_once_and_neighbours_together():
     assert jumps(chips) < 0.5 * jumps(list(found.chips))
     with pytest.raises(ValueError, match="at least one row"):
         found.shards(0)
+
+
+@pytest.fixture
+def boxes(monkeypatch):
+    """Six continents that are rectangles, all land."""
+    lands = {
+        "africa": (-15, -30, 40, 30),
+        "asia": (60, 10, 140, 70),
+        "europe": (-10, 36, 50, 70),
+        "north_america": (-120, 20, -70, 60),
+        "oceania": (115, -38, 150, -12),
+        "south_america": (-75, -40, -40, 5),
+    }
+
+    def continent_of(lon, lat):
+        names = np.full(np.shape(lon), "", dtype="<U13")
+        for name, (west, south, east, north) in lands.items():
+            names[(lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)] = name
+        return names
+
+    monkeypatch.setattr("geodata.continents.continent_of", continent_of)
+    return lands
+
+
+def test_continents_and_strata_are_filled_exactly_and_chips_lie_in_their_continent(boxes):
+    spec = overridden(smoke(), ["quotas.count=360", 'quotas.fixed={"desert": 30}'])
+    found = plan(spec, Stripes((7, 5, 4, 2, 1, 8)))
+    assert not found.shortfalls
+    assert len(found) == 390
+    for region, strata in quotas(spec).items():
+        if region != "anywhere":
+            mine = [
+                chip.stratum for chip in found.chips if chip.region == region and chip.stratum != "desert"
+            ]
+            assert {name: mine.count(name) for name in strata} == strata
+    deserts = [chip for chip in found.chips if chip.stratum == "desert"]
+    assert len({chip.region for chip in deserts}) > 2
+    assert len({chip.weight for chip in deserts}) == 1
+    for chip in found.chips:
+        west, south, east, north = boxes[chip.region]
+        assert west <= chip.lon <= east
+        assert south <= chip.lat <= north
+
+
+def test_a_region_draws_the_same_chips_whoever_else_is_in_the_plan(boxes):
+    spec = overridden(smoke(), ["quotas.count=90"])
+    alone = overridden(smoke(), ["quotas.count=20", 'regions.weights={"europe": 1.0}'])
+    whole = plan(spec, Stripes())
+    for stratum in RSRSD_SHARES:
+        one, two = ids(whole, region="europe", stratum=stratum), ids(plan(alone, Stripes()), stratum=stratum)
+        assert one == two[: len(one)] if len(one) < len(two) else one[: len(two)] == two
+
+
+def test_the_box_of_a_continent_holds_all_of_it():
+    lon, lat = (
+        values.ravel() for values in np.meshgrid(np.arange(-179.75, 180, 0.5), np.arange(-59.75, 84, 0.5))
+    )
+    names = continent_of(lon, lat)
+    for name, (west, south, east, north) in BOXES.items():
+        mine = np.asarray(names) == name
+        assert mine.any()
+        assert ((lon[mine] - west) % 360 <= east - west).all()
+        assert ((lat[mine] >= south) & (lat[mine] <= north)).all()
 
 
 def test_region_numbers_run_from_the_north_west():

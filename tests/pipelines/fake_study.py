@@ -293,6 +293,8 @@ def picture(
         x, y = draw.randrange(panels * width), draw.randrange(height)
         box = (x, y, x + draw.randrange(8, 40), y + draw.randrange(8, 30))
         pencil.rectangle(box, fill=draw.choice(list(COLOURS.values())))
+    if path.stem == "landcover":
+        image = Image.blend(image, Image.new("RGB", image.size, "white"), 0.4)
     encoded = io.BytesIO()
     image.resize((panels * width * scale, height * scale), Image.Resampling.NEAREST).save(encoded, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -276,3 +276,21 @@ def test_recipes_are_the_papers(name, rate, steps, warmup):
         16,
     )
     assert not recipe.method.norm_pix
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_half_precision_finds_the_same_loss(branches):
+    model, images, noise = parity(branches=branches), hashed_images(), golden_noise()
+    exact = model.losses(images, noise).total.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.losses(images, noise).total
+    half.backward()
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(exact, rel=2e-2)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("crop", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.2)])
+def test_a_crop_that_is_no_share_of_the_area_is_refused(crop):
+    with pytest.raises(ValueError, match="shares of the area"):
+        mae.Spec(encoder=SMALL.encoder, crop=crop)

@@ -21,7 +21,7 @@ class Small(EncoderSpec):
 
 
 class Spec(MethodSpec):
-    """Guess the date-free mean from noisy pixels; `explode_at` and `die_at` are for drills."""
+    """Guess pixels from noisy, turned pixels; without noise nothing is random. `explode_at` is for drills."""
 
     encoder: Small = Small()
     noise: float = 0.1
@@ -50,8 +50,10 @@ class Tiny(Method):
         self.register_buffer("moved", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch, progress: Progress) -> Losses:
-        images, _ = augment.dihedral(augment.prepare(batch["scenes"], self.spec.encoder.inputs))
-        noisy = images + self.spec.noise * torch.randn_like(images)
+        images = augment.prepare(batch["scenes"], self.spec.encoder.inputs)
+        if self.spec.noise and self.training:
+            images, _ = augment.dihedral(images)
+        noisy = images + self.training * self.spec.noise * torch.randn_like(images)
         error = (self.head(self.encoder(noisy)) - images).square().mean()
         if progress.step == self.spec.explode_at:
             error = error * float("nan")

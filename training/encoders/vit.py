@@ -386,7 +386,7 @@ def vit_h14(inputs: Inputs = RGB) -> Spec:
 
 
 def demo() -> Spec:
-    """0.8 M for 64 px chips of Sentinel-2's 13 bands; a laptop's processor trains it."""
+    """0.9 M for 64 px chips of Sentinel-2's 13 bands; a laptop's processor trains it."""
     inputs = Inputs(layer="s2", bands=SENTINEL2_L1C.band_names)
     return Spec(inputs=inputs, image=64, patch=8, width=128, depth=4, heads=4)
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import nn
 
 from training.objectives import Losses
@@ -21,7 +21,7 @@ from training.objectives import Losses
 if TYPE_CHECKING:
     from training.feed import Samples
 
-__all__ = ["Losses", "Method", "MethodSpec", "Progress", "build"]
+__all__ = ["Crop", "Losses", "Method", "MethodSpec", "Progress", "build"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ class Progress:
     def fraction(self) -> float:
         """From 0 before the first step to 1 after the last."""
         return self.step / self.steps
+
+
+def _shares(crop: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < crop[0] <= crop[1] <= 1:
+        raise ValueError(
+            f"a crop covers shares of the area that rise within 0 to 1, not {crop}; as in [0.2, 1.0]"
+        )
+    return crop
+
+
+Crop = Annotated[tuple[float, float], AfterValidator(_shares)]
+"""The least and the greatest share of a chip's area that a view covers; drawn evenly between."""
 
 
 class MethodSpec(BaseModel):

@@ -17,7 +17,7 @@ from torch import Tensor
 from training import augment, encoders, tasks
 from training.checkpoint import load_encoder
 from training.encoders import AnyEncoder, Encoder, Inputs, Tokens, vit
-from training.methods import Losses, Method, MethodSpec, Progress
+from training.methods import Crop, Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
 from training.recipe import Cosine, Optimizer, Recipe, Stream, replace
 from training.tasks import AnyTask, Task, classify, segment
@@ -39,7 +39,7 @@ class Spec(MethodSpec):
     encoder: AnyEncoder | None = None
     init: str | None = None
     freeze: bool = False  # train the head alone
-    crop: tuple[float, float] | None = None  # share of the chip's area a view covers; None: whole chips
+    crop: Crop | None = None  # None: views are whole chips
 
     @model_validator(mode="after")
     def _some_encoder(self) -> Spec:
