@@ -21,7 +21,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-Float = NDArray[np.float64]
+Float = NDArray[np.floating[Any]]
 Bounds = tuple[float, float, float, float]
 
 LATTICE_M = 60.0

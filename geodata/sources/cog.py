@@ -36,7 +36,7 @@ from geodata.errors import Corrupt, DataError, Missing, Transient
 from geodata.grid import Bounds, Grid
 
 LOCAL = {"GDAL_NUM_THREADS": "1"}
-"""GDAL options for every file; see above."""
+"""GDAL options for every file: one decoding thread; see above."""
 
 REMOTE = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -169,6 +169,16 @@ def test_a_chip_of_another_zone_equals_rasterios_reproject(archive):
         assert np.abs(raster.values[place].astype(int) - expected).max() < 0.125 * 2000
 
 
+def test_gdal_is_told_what_the_module_says(archive, monkeypatch):
+    seen: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        cog.rasterio, "open", lambda path: seen.append(rasterio.env.getenv()) or rasterio.DatasetReader(path)
+    )
+    cog.header(str(next(archive.glob("*.tif"))))
+    assert {name: str(seen[0][name]) for name in cog.LOCAL} == cog.LOCAL
+    assert not set(cog.REMOTE) & set(seen[0])
+
+
 def test_search_is_by_date_within_the_period_and_by_footprint(archive):
     source = opened(archive)
     assert [scene.date for scene in source.search(CHIP, YEAR)] == [
@@ -374,6 +384,30 @@ def test_open_files_and_kept_bands_are_bounded(archive, monkeypatch):
     source.read(source.search(CHIP, YEAR)[0], CHIP)
     assert cog._open.bytes <= 100_000
     assert cog._open.bytes == sum(held.bytes for held in cog._open.files.values())
+
+
+def test_going_round_in_a_circle_larger_than_the_room_decodes_no_band_whole_twice(archive, monkeypatch):
+    decoded: list[str] = []
+    decode = cog._Held.decode
+
+    def counted(held, index, window=None):
+        if window is None:
+            decoded.append(held.path)
+        return decode(held, index, window)
+
+    monkeypatch.setattr(cog._Held, "decode", counted)
+    monkeypatch.setattr(cog, "BYTES", 200_000)
+    source = opened(archive)
+    whole = Grid(EPSG, (10.0, 0.0, LEFT, 0.0, -10.0, TOP), 192, 192)
+    for _ in range(3):
+        for scene in source.search(whole, YEAR):
+            source.read(scene, whole)
+    assert decoded
+    assert len(decoded) == len(set(decoded))
+    monkeypatch.setattr(cog, "RECENT", 0)
+    for scene in source.search(whole, YEAR):
+        source.read(scene, whole)
+    assert len(decoded) > len(set(decoded))
 
 
 def test_threads_and_forked_children_read_the_same_pixels(archive):
