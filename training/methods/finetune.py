@@ -149,20 +149,20 @@ def build(spec: Spec) -> FineTune:
     return FineTune(spec)
 
 
-ESRI = segment.Spec(
-    classes=(
-        "water",
-        "trees",
-        "flooded vegetation",
-        "crops",
-        "built",
-        "bare ground",
-        "snow or ice",
-        "rangeland",
-    ),
-    codes=(1, 2, 4, 5, 7, 8, 9, 11),
-)
-"""The classes of ESRI's yearly land cover that are ground; its clouds are ignored."""
+ESRI_CLASSES = {
+    "water": 1,
+    "trees": 2,
+    "grass": 3,
+    "flooded vegetation": 4,
+    "crops": 5,
+    "scrub": 6,
+    "built": 7,
+    "bare ground": 8,
+    "snow or ice": 9,
+}
+"""The classes of ESRI's 2020 land cover that are ground; its clouds (10) are ignored."""
+
+ESRI = segment.Spec(classes=tuple(ESRI_CLASSES), codes=tuple(ESRI_CLASSES.values()))
 
 OSM = segment.Spec(
     classes=("built", "farmland", "grassland", "forest", "scrub", "wetland", "water"),
@@ -198,10 +198,8 @@ def segment_smoke() -> Recipe:
 
 
 def classify_smoke() -> Recipe:
-    """The stratum of each chip of the invented Earth, from the class token of a frozen encoder: seconds."""
-    task = classify.Spec(
-        classes=("urban", "farmland", "wetland", "forest", "watershed"), label="stratum", pool="cls"
-    )
+    """The class that covers most of each chip of the invented Earth, with a frozen encoder: seconds."""
+    task = classify.Spec(classes=ESRI.classes, codes=ESRI.codes, label="landcover", pool="cls")
     return replace(
         segment_smoke(),
         method=Spec(task=task, encoder=vit.smoke(), freeze=True),

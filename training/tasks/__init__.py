@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from training.encoders import Encoder, Tokens, spec_at
-from training.metrics import Metric
+from training.metrics import IGNORE, Metric
 from training.objectives import Losses
 
 if TYPE_CHECKING:
@@ -24,12 +25,37 @@ __all__ = ["AnyTask", "Task", "TaskSpec", "build"]
 
 
 class TaskSpec(BaseModel):
-    """What every task's spec says: the file that builds it, and its classes in order."""
+    """What every task's spec says: the file that builds it, its classes in order, and what is stored for each.
+
+    `codes[i]` is the stored value of class i, every other value is ignored; left empty, it is i itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     classes: tuple[str, ...]
+    codes: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_code_a_class(self) -> TaskSpec:
+        codes = self.stored
+        if len(codes) != len(self.classes) or len(set(codes)) != len(codes):
+            raise ValueError(f"{len(self.classes)} classes need as many distinct codes, not {codes}")
+        if not all(0 <= code < IGNORE for code in codes):
+            raise ValueError(f"codes must lie in 0..254, not {codes}: 255 means no label")
+        return self
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The stored value of each class."""
+        return self.codes or tuple(range(len(self.classes)))
+
+    def indices(self, codes: Tensor) -> Tensor:
+        """Class indices (int64) of stored values; 255 for a value of no class."""
+        table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.int64)
+        table[list(self.stored)] = torch.arange(len(self.stored))
+        known = codes.long().clamp(-1, IGNORE)
+        return table.to(codes.device)[torch.where(known < 0, IGNORE, known)]
 
 
 class Task(nn.Module):

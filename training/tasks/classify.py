@@ -38,12 +38,12 @@ class Classify(Task):
         nn.init.zeros_(self.head.bias)
 
     def target(self, samples: Samples) -> Tensor:
-        """Class indices (B,) int64, as the samples' label has them; 255 is ignored."""
+        """Class indices (B,) int64 of the samples' label; codes of no class become 255."""
         if self.spec.label not in samples.labels:
             raise ValueError(
                 f"samples have labels {sorted(samples.labels)}, not {self.spec.label!r}: name one of them"
             )
-        return samples.labels[self.spec.label].long()
+        return self.spec.indices(samples.labels[self.spec.label])
 
     def forward(self, features: Tokens, target: Tensor) -> Losses:
         """Cross-entropy of the logits (B, K) against target (B,)."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from training.encoders import Encoder, Tokens
-from training.metrics import IGNORE, Confusion
+from training.metrics import Confusion
 from training.objectives import Losses, cross_entropy
 from training.tasks import Task, TaskSpec
 
@@ -27,20 +26,11 @@ __all__ = ["Segment", "Spec", "build"]
 
 
 class Spec(TaskSpec):
-    """Semantic segmentation of a labelled layer: `codes[i]` is the stored value of class i, all others are ignored."""
+    """Semantic segmentation of a labelled layer."""
 
     kind: Literal["segment"] = "segment"
-    codes: tuple[int, ...]
     layer: str = "lc"
     channels: int = Field(32, gt=0)  # the fewest a stage of the head has
-
-    @model_validator(mode="after")
-    def _a_code_a_class(self) -> Spec:
-        if len(self.codes) != len(self.classes) or len(set(self.codes)) != len(self.codes):
-            raise ValueError(f"{len(self.classes)} classes need as many distinct codes, not {self.codes}")
-        if not all(0 <= code < IGNORE for code in self.codes):
-            raise ValueError(f"codes must lie in 0..254, not {self.codes}: 255 means no label")
-        return self
 
 
 class Segment(Task):
@@ -48,7 +38,6 @@ class Segment(Task):
 
     dense = True
     spec: Spec
-    table: Tensor
 
     def __init__(self, spec: Spec, encoder: Encoder) -> None:
         super().__init__()
@@ -62,9 +51,6 @@ class Segment(Task):
         widths[0] = encoder.width
         grow = [_Doubling(before, after) for before, after in pairwise(widths)]
         self.head = nn.Sequential(*grow, nn.Conv2d(widths[-1], len(spec.classes), 1))
-        table = torch.full((256,), IGNORE, dtype=torch.int64)
-        table[list(spec.codes)] = torch.arange(len(spec.codes))
-        self.register_buffer("table", table, persistent=False)  # stored code -> class index
 
     def target(self, samples: Samples) -> Tensor:
         """Class indices (B, H, W) int64 of the label layer's first date; codes of no class become 255."""
@@ -72,8 +58,7 @@ class Segment(Task):
             raise ValueError(
                 f"samples have layers {sorted(samples.layers)}, not {self.spec.layer!r}: feed the labels"
             )
-        codes = samples.layers[self.spec.layer][:, 0, 0].long()  # (B, H, W)
-        return self.table.to(codes.device)[codes]
+        return self.spec.indices(samples.layers[self.spec.layer][:, 0, 0])  # (B, H, W)
 
     def forward(self, features: Tokens, target: Tensor) -> Losses:
         """Cross-entropy over the labelled pixels of target (B, H, W)."""
