@@ -46,7 +46,9 @@ def codes(lon: Degrees, lat: Degrees) -> NDArray[np.int8]:
     tree, owner = _tree()
     point, part = tree.query(points, predicate="intersects")
     inside = np.full(points.shape, -1, np.int8)
-    inside[point[::-1]] = owner[part[::-1]]  # a point on a shared border goes to the first that the tree names
+    inside[point[::-1]] = owner[
+        part[::-1]
+    ]  # a point on a shared border goes to the first that the tree names
     found[here] = inside
     return found
 

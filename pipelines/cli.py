@@ -85,7 +85,7 @@ def _common(
     if debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "0")
     for name in ("geodata", "training", "pipelines"):
-        logging.getLogger(name).addHandler(_handler(debug))
+        logging.getLogger(name).handlers = [_handler(debug)]
 
 
 _STATE = {"debug": False}
@@ -519,13 +519,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command `swath`."""
     _leave_in_order()
     try:
-        app(args=list(argv) if argv is not None else None, standalone_mode=False)
+        status = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except Exception as error:
         if _STATE["debug"]:
             raise
         status = _explained(error)
         if status is None:
             raise
+        sys.exit(status)
+    if status:  # what the parser ends with by itself, as on Ctrl-C
         sys.exit(status)
 
 

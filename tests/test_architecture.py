@@ -61,7 +61,7 @@ GEODATA_ROWS = (
     ("errors", "overrides"),
     ("grid", "sensors", "codec"),
     ("source", "landcover"),
-    ("sources", "spec", "continents", "sample", "quality"),
+    ("earth", "sources", "spec", "continents", "sample", "quality"),
     ("corpus", "chips", "quotas", "sites"),
     ("sampling", "compose"),
     ("shards",),

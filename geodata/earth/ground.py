@@ -67,7 +67,7 @@ _MOISTURE = (0.95, 0.75, 0.15, -0.75, -0.35, 0.25, 0.5, 0.4, -0.05, -0.3)
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class Survey:
     """A grid's ground: positions, classes and smooth fields at every pixel (H, W).
 
     `codes` are the map, with its always cloudy places (10); `surface` is what lies under them.
@@ -89,7 +89,7 @@ class Ground:
 
 
 @functools.lru_cache(maxsize=12)
-def survey(grid: Grid, seed: int) -> Ground:
+def survey(grid: Grid, seed: int) -> Survey:
     """The ground of a grid. Its arrays are shared between callers: read, never write. Missing beyond UTM's latitudes."""
     refuse_beyond_utm(grid)
     columns, rows = (exact(axis) for axis in grid.xy())
@@ -101,9 +101,11 @@ def survey(grid: Grid, seed: int) -> Ground:
         values = nodes.spread(fields(*nodes.places(), seed), columns, rows)
     surface = decide(values)
     codes = np.where(values[_ROW["cloudy"]] > 0, np.uint8(CLOUDS), surface)
-    named = {name: np.ascontiguousarray(values[_ROW[name]]) for name in ("east", "west", "cold", "wet", "cloudy")}
+    named = {
+        name: np.ascontiguousarray(values[_ROW[name]]) for name in ("east", "west", "cold", "wet", "cloudy")
+    }
     x, y = np.broadcast_to(columns, grid.shape), np.broadcast_to(rows[:, None], grid.shape)
-    ground = Ground(grid, seed, x, y, lon, lat, codes, surface, **named)
+    ground = Survey(grid, seed, x, y, lon, lat, codes, surface, **named)
     for array in vars(ground).values():
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
@@ -121,7 +123,7 @@ def refuse_beyond_utm(grid: Grid) -> None:
         )
 
 
-def exact(values: Float) -> Float:
+def exact(values: NDArray[np.floating[Any]]) -> Float:
     """Coordinates (metres) rounded to 1/1024 m, so that a pixel has one position whichever grid it was counted from."""
     return np.round(values * 1024.0) / 1024.0
 
@@ -191,11 +193,17 @@ def _scores(lon: Float, lat: Float, term: dict[str, Float32], patch: dict[int, F
     score[1] = patch[TREES] + 0.1 + 1.7 * wet - 0.22 * np.maximum(cold - 63.0, 0.0) + 0.5 * mountain
     score[2] = patch[GRASS] + 0.25 - 0.9 * np.abs(wet - 0.05) - 0.03 * frost
     score[3] = patch[WETLAND] - 1.35 + 0.9 * wet + 1.25 * near_water - 1.0 * mountain - 0.04 * frost
-    score[4] = patch[CROPS] + 0.85 - 1.5 * np.abs(wet - 0.32) - 0.16 * np.maximum(cold - 54.0, 0.0) - 2.0 * mountain
+    score[4] = (
+        patch[CROPS] + 0.85 - 1.5 * np.abs(wet - 0.32) - 0.16 * np.maximum(cold - 54.0, 0.0) - 2.0 * mountain
+    )
     score[5] = patch[SCRUB] - 0.1 - 1.1 * np.abs(wet + 0.2) + 0.05 * frost - 0.012 * frost * frost
-    score[6] = town - 0.85 - 0.9 * np.maximum(-wet - 0.2, 0.0) - 0.16 * np.maximum(cold - 56.0, 0.0) - 2.0 * mountain
+    score[6] = (
+        town - 0.85 - 0.9 * np.maximum(-wet - 0.2, 0.0) - 0.16 * np.maximum(cold - 56.0, 0.0) - 2.0 * mountain
+    )
     score[7] = patch[BARE] - 1.15 - 3.4 * wet + 0.07 * frost + 1.2 * mountain
-    score[8] = np.clip(0.55 * (cold - 71.0 - 7.0 * np.clip(0.5 - 4.0 * land, 0.0, 1.0)) + patch[BARE], -9.0, 8.0)
+    score[8] = np.clip(
+        0.55 * (cold - 71.0 - 7.0 * np.clip(0.5 - 4.0 * land, 0.0, 1.0)) + patch[BARE], -9.0, 8.0
+    )
     score[9] = 1.2 * term["cloudy"] + 0.9 * term["cloudy_edge"] + 0.5 * wet - 3.1
     score[10], score[11], score[12], score[13] = term["east"], term["west"], cold, wet
     return score
@@ -273,7 +281,11 @@ def _land_table() -> Float32:
     rows, columns = int(180 / _CELL), int(360 / _CELL)
     half = _CELL / 2
     fine = rasterio.features.rasterize(
-        outlines, (2 * rows, 2 * columns), transform=Affine(half, 0, -180, 0, half, -90), fill=0, dtype="uint8"
+        outlines,
+        (2 * rows, 2 * columns),
+        transform=Affine(half, 0, -180, 0, half, -90),
+        fill=0,
+        dtype="uint8",
     )
     share = fine.reshape(rows, 2, columns, 2).mean(axis=(1, 3), dtype=np.float32)
     for _ in range(2):

@@ -91,7 +91,7 @@ def places(lon: Float, lat: Float, seed: int) -> Places:
 @dataclass(frozen=True, eq=False)
 class Parcels:
     """The parcel around each point (N,): a hash, its crop (place in `CROP_TYPES`), how far the point is from its edge
-    and across its rows (metres; rows run along v), and its corner and size in the frame."""
+    and across its rows (metres; rows run along v)."""
 
     key: Hash
     crop: NDArray[np.uint8]
@@ -134,11 +134,13 @@ class Plots:
     half_v: Float
     key: Hash
 
-    def over(self, at: Places, east: float = 0.0, north: float = 0.0) -> Flags:
-        """Whether points, moved by metres, are under the roof of their own lot (if it is built)."""
-        du = at.u + east * at.cos + north * at.sin - self.u
-        dv = at.v + north * at.cos - east * at.sin - self.v
-        return self.builds & (np.abs(du) < self.half_u) & (np.abs(dv) < self.half_v)
+    def over(self, at: Places) -> Flags:
+        """Whether points are where the roof of the lot is, if it is built."""
+        return (np.abs(at.u - self.u) < self.half_u) & (np.abs(at.v - self.v) < self.half_v)
+
+    def pick(self, which: NDArray[np.intp]) -> Plots:
+        """Some of the lots."""
+        return Plots(*(array[which] for array in vars(self).values()))
 
 
 def plots(at: Places) -> Plots:
@@ -174,7 +176,13 @@ def stands(at: Places, plot: Plots, seed: int) -> Flags:
     if not len(asked):
         return found
     # a building is known by its district and its middle, to the micrometre
-    names = np.stack([at.row[asked], at.column[asked], *(np.rint(c[asked] * 64).astype(np.int64) for c in (plot.u, plot.v))])
+    names = np.stack(
+        [
+            at.row[asked],
+            at.column[asked],
+            *(np.rint(c[asked] * 64).astype(np.int64) for c in (plot.u, plot.v)),
+        ]
+    )
     code = ((names[0] * 7200 + names[1]) << 38) + ((names[2] + (1 << 18)) << 19) + names[3] + (1 << 18)
     _, first, owner = np.unique(code, return_index=True, return_inverse=True)
     one = at.pick(asked[first])

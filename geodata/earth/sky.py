@@ -13,7 +13,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from geodata.earth.ground import Ground, Nodes, exact, on_sphere
+from geodata.earth.ground import Survey, Nodes, exact, on_sphere
 from geodata.earth.noise import noise, salt
 
 Float32 = NDArray[np.float32]
@@ -41,10 +41,16 @@ def sun(lat: Float, day: date) -> tuple[Float32, Float32, Float32]:
     east = np.full_like(up, -math.cos(declination) * math.sin(hour))
     north = np.cos(up) * math.sin(declination) - np.sin(up) * math.cos(declination) * math.cos(hour)
     length = np.sqrt(east * east + north * north) + 1e-9
-    return np.maximum(height, 0.12).astype(np.float32), (east / length).astype(np.float32), (north / length).astype(np.float32)
+    return (
+        np.maximum(height, 0.12).astype(np.float32),
+        (east / length).astype(np.float32),
+        (north / length).astype(np.float32),
+    )
 
 
-def weather(lon: Float, lat: Float, day: date, seed: int, shift: tuple[Float, Float] | None = None) -> Float32:
+def weather(
+    lon: Float, lat: Float, day: date, seed: int, shift: tuple[Float, Float] | None = None
+) -> Float32:
     """Thickness of cloud before clipping (N,) at points in degrees, looked up `shift` metres east and north of them."""
     points = on_sphere(lon, lat)
     if shift is not None:
@@ -57,7 +63,7 @@ def weather(lon: Float, lat: Float, day: date, seed: int, shift: tuple[Float, Fl
     return np.tensordot(_WEIGHTS, layers, 1) + wet * 0.3 - np.float32(0.35)
 
 
-def clouds(ground: Ground, day: date) -> tuple[Float32, Float32, Float32]:
+def clouds(ground: Survey, day: date) -> tuple[Float32, Float32, Float32]:
     """Opacity of cloud, of its shadow and of cirrus at every pixel (H, W), 0 to 1."""
     nodes = Nodes.around(ground.grid, CLOUD_NODE_M)
     lon, lat = nodes.places()
@@ -66,7 +72,9 @@ def clouds(ground: Ground, day: date) -> tuple[Float32, Float32, Float32]:
     over = weather(lon, lat, day, ground.seed)
     sunward = weather(lon, lat, day, ground.seed, (reach * east, reach * north))
     number = day.toordinal()
-    veil = noise(on_sphere(lon, lat), _CIRRUS, [salt(ground.seed, "cirrus", number, int(size)) for size in _CIRRUS])
+    veil = noise(
+        on_sphere(lon, lat), _CIRRUS, [salt(ground.seed, "cirrus", number, int(size)) for size in _CIRRUS]
+    )
     high = 0.8 * veil[0] + 0.5 * veil[1] - np.float32(1.15)
     columns, rows = (exact(axis) for axis in ground.grid.xy())
     thick, shaded, thin = nodes.spread(np.stack([over, sunward, high]), columns, rows)
@@ -78,6 +86,8 @@ def clouds(ground: Ground, day: date) -> tuple[Float32, Float32, Float32]:
 
 def overcast(lon: Float, lat: Float, days: list[date], seed: int) -> NDArray[np.float64]:
     """Share of points (N,) under cloud or cirrus on each day (D,): what a scene's metadata says of it."""
+    if not days:
+        return np.zeros(0)
     points = on_sphere(lon, lat)
     sizes = _SIZES[:5]
     numbers = [day.toordinal() for day in days]

@@ -7,15 +7,17 @@ their calendar. The numbers are round values of the kind that textbooks show for
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geodata.earth import ground as land
-from geodata.earth.ground import Ground
-from geodata.earth.noise import Hash, again, bell, hashed, noise, salt, unit
+from geodata.earth.ground import Survey, survey
+from geodata.earth.noise import again, bell, hashed, noise, salt
 from geodata.earth.plots import CROP_TYPES, Parcels, parcels, places
+from geodata.grid import Grid
 
 Float32 = NDArray[np.float32]
 
@@ -53,8 +55,12 @@ _SPECTRA = {
 
 ENDMEMBERS = {name: np.array(values, np.float32) for name, values in _SPECTRA.items()}
 
-_HAZE = np.array([0.105, 0.075, 0.045, 0.026, 0.021, 0.017, 0.014, 0.011, 0.010, 0.004, 0.0005, 0.002, 0.001], np.float32)
-_THROUGH = np.array([0.80, 0.84, 0.88, 0.91, 0.91, 0.91, 0.93, 0.94, 0.95, 0.42, 0.02, 0.96, 0.95], np.float32)
+_HAZE = np.array(
+    [0.105, 0.075, 0.045, 0.026, 0.021, 0.017, 0.014, 0.011, 0.010, 0.004, 0.0005, 0.002, 0.001], np.float32
+)
+_THROUGH = np.array(
+    [0.80, 0.84, 0.88, 0.91, 0.91, 0.91, 0.93, 0.94, 0.95, 0.42, 0.02, 0.96, 0.95], np.float32
+)
 """Light of the air above, and the share of ground's light that comes through it (0.42 and 0.02: water vapour)."""
 
 
@@ -129,7 +135,9 @@ def _tints() -> Float32:
         np.float32,
     )
     kinds = np.arange(_KINDS)
-    bends = [bell(hashed(101 + field, kinds, np.full(_KINDS, shape))) for field in range(2) for shape in range(3)]
+    bends = [
+        bell(hashed(101 + field, kinds, np.full(_KINDS, shape))) for field in range(2) for shape in range(3)
+    ]
     weights = np.clip(np.array(bends), -1.5, 1.5).reshape(2, 3, _KINDS) * np.float32(0.06)
     return np.einsum("fsk,sb->fbk", weights, shapes)
 
@@ -141,15 +149,16 @@ _TINTS = _tints()
 class Surface:
     """What grows at each of a ground's pixels (N, flat): the kind of cover, its parcel, and its texture (share)."""
 
-    ground: Ground
+    ground: Survey
     kind: NDArray[np.uint8]
     parcel: Parcels
     texture: Float32
-    lot: Hash
 
 
-def surface(ground: Ground) -> Surface:
-    """Covers, parcels and texture of a ground; all that does not depend on the date."""
+@functools.lru_cache(maxsize=12)
+def skin(grid: Grid, seed: int) -> Surface:
+    """Covers, parcels and texture of a grid: all that does not depend on the date. Shared: read, never write."""
+    ground = survey(grid, seed)
     where = places(ground.lon.ravel(), ground.lat.ravel(), ground.seed)
     parcel = parcels(where)
     codes = ground.surface.ravel()
@@ -160,7 +169,7 @@ def surface(ground: Ground) -> Surface:
     weights = np.array([0.75, 0.6, 0.45, 0.4, 0.4], np.float32)[: len(lengths)]
     texture = np.tensordot(weights, layers, 1) * _TEXTURE[kind]
     texture += np.float32(0.05) * np.where(codes == land.CROPS, bell(again(parcel.key, 21)), 0)
-    return Surface(ground, kind, parcel, texture.astype(np.float32), where.key)
+    return Surface(ground, kind, parcel, texture.astype(np.float32))
 
 
 def greenness(skin: Surface, day: int) -> Float32:
@@ -171,7 +180,10 @@ def greenness(skin: Surface, day: int) -> Float32:
     peak = _PEAK[kind] + np.where(south, np.float32(182.5), np.float32(0)) + 11 * ground.west.ravel()
     crop = kind >= _FIRST_CROP
     peak += np.where(crop, 7 * bell(again(skin.parcel.key, 22)), 0)
-    away = np.abs((np.float32(day) - peak + np.float32(182.5)) % np.float32(365) - np.float32(182.5)) / _WIDTH[kind]
+    away = (
+        np.abs((np.float32(day) - peak + np.float32(182.5)) % np.float32(365) - np.float32(182.5))
+        / _WIDTH[kind]
+    )
     bump = np.maximum(1 - away * away, 0)
     bump *= bump * (3 - 2 * bump)
     needles = (kind == land.TREES) & (ground.cold.ravel() > 55)
@@ -181,7 +193,7 @@ def greenness(skin: Surface, day: int) -> Float32:
     return np.where(needles, np.maximum(value, 0.8), value).astype(np.float32)
 
 
-def snow_cover(ground: Ground, day: int) -> Float32:
+def snow_cover(ground: Survey, day: int) -> Float32:
     """Share of each pixel (N,) under seasonal snow."""
     away = abs((day - 20 + 182.5) % 365 - 182.5) / 182.5  # 0 in the northern winter, 1 in the summer
     winter = np.where(ground.lat.ravel() >= 0, 1 - 2 * away, 2 * away - 1).astype(np.float32)
@@ -224,6 +236,11 @@ def through_air(values: Float32, bands: tuple[str, ...], sun_height: float | Flo
     return values * _THROUGH[rows][:, None] + _HAZE[rows][:, None] * thick
 
 
-def yard(key: Hash) -> Float32:
-    """How green the ground between houses is, by a hash, 0 to 1."""
-    return unit(again(key, 31))
+def season(skin: Surface, day: int, which: NDArray[np.intp]) -> Float32:
+    """How green lawns are at some pixels, 0.3 to 1: the year of grass."""
+    ground = skin.ground
+    lat = ground.lat.ravel()[which]
+    peak = np.where(lat < 0, 347.5, 165.0)
+    away = np.abs((day - peak + 182.5) % 365 - 182.5) / 182.5
+    depth = 0.6 * np.clip((np.abs(lat) - 8.0) / 22.0, 0.15, 1.0)
+    return (1 - depth * away).astype(np.float32)

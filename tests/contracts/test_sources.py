@@ -155,7 +155,7 @@ def test_reading_twice_gives_the_same_pixels(case):
 
 
 def test_overlapping_grids_agree_on_the_pixels_they_share(case):
-    step = max(1, round(60 / case.grid.gsd))
+    step = min(max(1, round(60 / case.grid.gsd)), case.grid.width // 2)
     whole = case.read(case.grid)
     size = case.grid.width - step
     part = case.read(case.grid.crop(step, step, size, size))
