@@ -25,7 +25,7 @@ from pyproj import CRS, Transformer
 from geodata.errors import Corrupt, Missing
 from geodata.grid import Float, Grid
 from geodata.sensors import LANDCOVER
-from geodata.source import Raster
+from geodata.source import Raster, at_home
 
 Codes = NDArray[np.uint8]
 Degrees = NDArray[np.floating[Any]]
@@ -245,6 +245,7 @@ def raster(path: str, table: str | ClassTable, band: int = 1, nodata: int | None
     raises ValueError when it is first read; a file that is not there raises Missing.
     """
     chosen = class_table(table) if isinstance(table, str) else table
+    path = at_home(path)
     try:
         with rasterio.open(path) as source:
             if not 1 <= band <= source.count:
@@ -280,6 +281,7 @@ def polygons(
         raise ValueError(
             f"background {background} is no code of table {chosen.name}; leave it out for no class"
         )
+    path = at_home(path)
     crs, shapes, words = _read_vectors(path, field, layer)
     known = {**{name: code for code, name in chosen.codes.items()}, **chosen.words}
     strange = sorted(set(words) - set(known) - set(ignore))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -183,6 +185,14 @@ def warp(
         resampling=rasterio.warp.Resampling["nearest" if categorical else measured],
     )
     return out
+
+
+def at_home(path: str) -> str:
+    """A path with `~/` at its start, or at the start of the archive in `/vsizip/{~/...}`, in the user's home.
+
+    Specs keep the `~`, so that the same corpus has the same fingerprint on another machine.
+    """
+    return re.sub(r"^~/|(?<=\{)~/", lambda _: f"{Path.home()}/", path)
 
 
 class Address(BaseModel):

@@ -302,13 +302,14 @@ def _scheduled(name: str, overrides: Sequence[str], home: Home, cron: str, worke
     with local_prefect(home) as address:
         from pipelines import curate as flows
 
-        flows.spec_of(name, overrides)
+        spec = flows.spec_of(name, overrides)
+        place = str(Path(name).resolve()) if Path(name).is_file() else name
         say(
-            f"curating {name} at {cron!r} (UTC); runs are listed at {address.removesuffix('/api')}; Ctrl-C ends it"
+            f"curating {spec.address} at {cron!r} (UTC); runs are listed at {address.removesuffix('/api')}; Ctrl-C ends it"
         )
-        parameters = {"name": name, "overrides": list(overrides), "root": str(home.root), "workers": workers}
+        parameters = {"name": place, "overrides": list(overrides), "root": str(home.root), "workers": workers}
         flows.curate.serve(
-            name=f"{name}-schedule", cron=cron, parameters=parameters, limit=1, pause_on_shutdown=True
+            name=f"{spec.name}-schedule", cron=cron, parameters=parameters, limit=1, pause_on_shutdown=True
         )
 
 

@@ -60,6 +60,7 @@ __all__ = [
     "wanted",
 ]
 
+ABANDONED_S = 60
 CHIPS_IN_WORDS = 20_000  # a larger plan keeps its columns only
 EXAMPLES = 12  # chips drawn for the report
 OVERVIEW_PIXELS = 800
@@ -304,10 +305,14 @@ def _failure(failures: Mapping[str, Exception], shards: int) -> Exception:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what a killed writer left: temporary files, which nothing ever reads."""
+    """Remove what killed writers left: temporary files that nobody has written to for a minute, and nobody reads."""
     for folder in (root, root / "shards", root / "records"):
         for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+            try:
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # its writer lives and has just finished
 
 
 def _note(records: Iterable[ShardRecord | None], failures: Mapping[str, object]) -> str:

@@ -27,7 +27,8 @@ from training.recipe import Recipe, replace
 __all__ = ["evaluate", "held_out", "predictions", "reconstructions", "restore"]
 
 SIDE = 256  # pixels of a panel, at least
-_Line = tuple[str, tuple[int, int, int] | None]
+RGB = tuple[int, int, int]
+_Line = tuple[str, RGB | None]
 _RGB = (("B04", "B03", "B02"), ("R", "G", "B"))
 
 
@@ -101,10 +102,17 @@ def reconstructions(method: nn.Module, samples: Samples, folder: Path, count: in
 
 
 @torch.no_grad()
-def predictions(method: nn.Module, samples: Samples, folder: Path, count: int = 4) -> list[Path]:
+def predictions(
+    method: nn.Module,
+    samples: Samples,
+    folder: Path,
+    count: int = 4,
+    colours: Mapping[str, RGB] | None = None,
+) -> list[Path]:
     """Image | truth | prediction with the classes' colours and names, one PNG a sample.
 
-    Where the truth is one class for the whole image, it and the prediction are written under the image.
+    `colours` are red, green, blue (0 to 255) by class name; a class it leaves out gets one of its own. Where the truth
+    is one class for the whole image, it and the prediction are written under the image.
     """
     was_training, model = method.training, cast(Any, method)
     method.eval()
@@ -112,6 +120,7 @@ def predictions(method: nn.Module, samples: Samples, folder: Path, count: int = 
     method.train(was_training)
     inputs, classes = model.encoder.spec.inputs, model.task.spec.classes
     stored = samples.bands.get(inputs.layer, inputs.bands)
+    shades = [(colours or {}).get(name, _colour(code)) for code, name in enumerate(classes)]
     paths = []
     for number in range(min(count, len(samples))):
         image = _true_colour(samples.layers[inputs.layer][number, 0].to(torch.int32), stored)
@@ -122,9 +131,9 @@ def predictions(method: nn.Module, samples: Samples, folder: Path, count: int = 
             ]
             page = _with_lines(_row(panels), [(f"truth: {named[0]}", None), (f"predicted: {named[1]}", None)])
         else:
-            panels += [_painted(value[number]) for value in (target, guess)]
+            panels += [_painted(value[number], shades) for value in (target, guess)]
             seen = sorted(set(target[number].unique().tolist()) | set(guess[number].unique().tolist()))
-            legend: list[_Line] = [(classes[code], _colour(code)) for code in seen if code != IGNORE]
+            legend: list[_Line] = [(classes[code], shades[code]) for code in seen if code != IGNORE]
             page = _with_lines(_row(panels), legend)
         paths.append(_save(page, folder, samples.ids[number]))
     return paths
@@ -146,15 +155,15 @@ def _shown(image: NDArray[np.float32], low: NDArray[Any], high: NDArray[Any]) ->
     return (np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def _painted(codes: Tensor) -> NDArray[np.uint8]:
-    table = np.array([_colour(code) for code in range(256)], np.uint8)
+def _painted(codes: Tensor, shades: Sequence[RGB]) -> NDArray[np.uint8]:
+    """Class indices (H, W) in their colours (H, W, 3); ignored pixels are grey."""
+    table = np.full((IGNORE + 1, 3), 220, np.uint8)
+    table[: len(shades)] = shades
     return table[codes.numpy()]
 
 
-def _colour(code: int) -> tuple[int, int, int]:
-    """A colour of its own for each class: hues by the golden angle, in two rings of brightness; ignored is grey."""
-    if code == IGNORE:
-        return 220, 220, 220
+def _colour(code: int) -> RGB:
+    """A colour of its own for each class: hues by the golden angle, in two rings of brightness."""
     hue, bright = code * 0.618034 % 1, (0.85, 0.6)[code % 2]
     wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     red, green, blue = (int(255 * bright * (0.3 + 0.7 * part)) for part in wheel)

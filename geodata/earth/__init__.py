@@ -13,7 +13,8 @@ How it works, from the bottom up:
   outlines are known exactly: they are the vector truth.
 - `spectra`: reflectance of each cover by band, and its year: greenness by class, crop, hemisphere and region.
 - `sky`: sun, clouds and their shadows, by date.
-- `render`: what Sentinel-2, Sentinel-1 and an optical camera make of it.
+- `towns`: what is at a point in town, for every sensor alike.
+- `msi`, `radar`, `camera`: what Sentinel-2, Sentinel-1 and an optical camera make of it.
 - `truth`: outlines of buildings and parcels.
 
 Colours, crop calendars and backscatter vary with a smooth field of region, so that knowing where one is helps to know

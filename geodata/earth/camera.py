@@ -12,7 +12,7 @@ from geodata.earth import sky, spectra
 from geodata.earth.noise import again, bell, hashed, salt, unit
 from geodata.earth.plots import heights, places, plots, stands
 from geodata.earth.spectra import ENDMEMBERS, Surface
-from geodata.earth.towns import material, moved
+from geodata.earth.towns import fabric, powdered
 from geodata.grid import Grid
 
 Float32 = NDArray[np.float32]
@@ -38,8 +38,8 @@ def optical(grid: Grid, day: date, seed: int) -> NDArray[np.uint8]:
         np.floor(ground.y.ravel() / grid.gsd).astype(np.int64),
     )
     grain = bell(hashed(salt(seed, "film", day.toordinal(), grid.epsg), y, x))
-    tone = np.sqrt(np.clip(values * light, 0, 0.6) * np.float32(1 / 0.42))  # a print, not a measurement
-    out = np.clip(tone * 255 - 22 + 2.2 * grain, 1, 255)
+    tone = np.sqrt(np.clip(values * light, 0, 0.6) * np.float32(1 / 0.38))  # a print, not a measurement
+    out = np.clip(tone * 255 - 18 + 2.2 * grain, 1, 255)
     return out.astype(np.uint8).reshape(3, *grid.shape)
 
 
@@ -100,7 +100,7 @@ def _field_edges(values: Float32, skin: Surface) -> None:
 def _town(
     values: Float32, light: Float32, skin: Surface, year: int, sun: tuple[Float32, Float32, Float32]
 ) -> None:
-    """Roofs with a lit and a dark half, streets, yards with trees, and the shadow of each house on its own lot."""
+    """Roofs with a lit and a dark half, streets, yards, and the shadow of each house on its own lot."""
     built = np.flatnonzero(skin.kind == land.BUILT)
     if not len(built):
         return
@@ -108,16 +108,14 @@ def _town(
     where = places(ground.lon.ravel()[built], ground.lat.ravel()[built], ground.seed)
     plot = plots(where)
     stand = stands(where, plot, ground.seed)
-    rows = [spectra.BANDS.index(band) for band in BANDS]
-    snow = spectra.snow_cover(ground, year)[built]
-    values[:, built] = material(where, plot, stand, rows, skin, built, year) * (1 + skin.texture[built])
-    values[:, built] += 0.5 * snow * (ENDMEMBERS["snow"][rows][:, None] - values[:, built])
+    colours = fabric(where, plot, stand).colours(BANDS, spectra.season(skin, year, built))
+    values[:, built] = powdered(colours * (1 + skin.texture[built]), skin, BANDS, year, built)
     roof = stand & plot.over(where)
     height, east, north = (part[built] for part in sun)
     reach = heights(plot.key) * np.minimum(np.sqrt(1 - height * height) / height, 2.5)
     shaded = np.zeros(len(built), bool)
     for step in (0.25, 0.5, 0.75, 1.0):
-        shaded |= plot.over(moved(where, step * reach * east, step * reach * north))
+        shaded |= plot.over(where.moved(step * reach * east, step * reach * north))
     shaded &= stand & ~roof
     side = np.sign(where.v - plot.v) * (north * where.cos - east * where.sin)
     pitched = np.where(unit(again(plot.key, 9)) < 0.7, 0.14, 0.0)

@@ -88,17 +88,18 @@ class Survey:
     cloudy: Float32
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=4)
 def survey(grid: Grid, seed: int) -> Survey:
     """The ground of a grid. Its arrays are shared between callers: read, never write. Missing beyond UTM's latitudes."""
     refuse_beyond_utm(grid)
     columns, rows = (exact(axis) for axis in grid.xy())
     nodes = Nodes.around(grid)
-    lon, lat = nodes.lonlat(columns, rows)
+    places = nodes.places()
+    lon, lat = nodes.lonlat(places, columns, rows)
     if grid.gsd > NODE_M:  # fewer pixels than nodes
         values = fields(lon.ravel(), lat.ravel(), seed).reshape(len(FIELDS), *grid.shape)
     else:
-        values = nodes.spread(fields(*nodes.places(), seed), columns, rows)
+        values = nodes.spread(fields(*places, seed), columns, rows)
     surface = decide(values)
     codes = np.where(values[_ROW["cloudy"]] > 0, np.uint8(CLOUDS), surface)
     named = {
@@ -232,9 +233,9 @@ class Nodes:
         x, y = np.meshgrid(self.x, self.y)
         return unproject(x.ravel(), y.ravel(), self.epsg)
 
-    def lonlat(self, columns: Float, rows: Float) -> tuple[Float, Float]:
-        """Longitude and latitude of pixels (H, W), true to millimetres."""
-        lon, lat = self.places()
+    def lonlat(self, places: tuple[Float, Float], columns: Float, rows: Float) -> tuple[Float, Float]:
+        """Longitude and latitude of pixels (H, W) between those of the nodes, true to millimetres."""
+        lon, lat = places
         middle = (self.epsg % 100) * 6.0 - 183.0
         turned = (lon - middle + 180.0) % 360.0 - 180.0  # no jump at the antimeridian
         along, up = self.spread(np.stack([turned, lat]), columns, rows)

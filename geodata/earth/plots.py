@@ -9,7 +9,7 @@ and outlines can be written down exactly.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -64,6 +64,11 @@ class Places:
     def pick(self, which: NDArray[np.intp]) -> Places:
         """Some of the points."""
         return Places(*(array[which] for array in vars(self).values()))
+
+    def moved(self, east: float | Float32, north: float | Float32) -> Places:
+        """The points moved by metres, within the charts of their districts."""
+        u, v = self.u + east * self.cos + north * self.sin, self.v + north * self.cos - east * self.sin
+        return replace(self, u=u, v=v, east=self.east + east, north=self.north + north)
 
     def lonlat(self, u: Float, v: Float) -> tuple[Float, Float]:
         """Degrees of positions in the frames of these points."""
@@ -186,19 +191,20 @@ def stands(at: Places, plot: Plots, seed: int) -> Flags:
     code = ((names[0] * 7200 + names[1]) << 38) + ((names[2] + (1 << 18)) << 19) + names[3] + (1 << 18)
     _, first, owner = np.unique(code, return_index=True, return_inverse=True)
     one = at.pick(asked[first])
-    u, v = plot.u[asked[first]], plot.v[asked[first]]
-    lon, lat = one.lonlat(u, v)
+    lot = plot.pick(asked[first])
+    lon, lat = one.lonlat(lot.u, lot.v)
     town = margin(fields(lon, lat, seed), BUILT) > _FROM_EDGE
-    found[asked] = (town & _whole(one, u, v))[owner]
+    found[asked] = (town & _whole(one, lot))[owner]
     return found
 
 
-def _whole(at: Places, u: Float, v: Float) -> Flags:
-    """Whether a district holds all that is within 60 m of positions in its frame."""
+def _whole(at: Places, plot: Plots) -> Flags:
+    """Whether a district holds all of a building, however it is turned."""
     count, metres = _columns()
-    east, north = u * at.cos - v * at.sin, u * at.sin + v * at.cos
+    east, north = plot.u * at.cos - plot.v * at.sin, plot.u * at.sin + plot.v * at.cos
+    reach = plot.half_u + plot.half_v
     half = 180.0 / count[at.row] * metres[at.row]
-    return (np.abs(east) < half - 60.0) & (np.abs(north) < _TALL / 2 * _DEGREE_M - 60.0)
+    return (np.abs(east) < half - reach) & (np.abs(north) < _TALL / 2 * _DEGREE_M - reach)
 
 
 def roofs(key: Hash) -> NDArray[np.uint8]:

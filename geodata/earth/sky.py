@@ -13,7 +13,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from geodata.earth.ground import Survey, Nodes, exact, on_sphere
+from geodata.earth.ground import Nodes, Survey, exact, on_sphere
 from geodata.earth.noise import noise, salt
 
 Float32 = NDArray[np.float32]
@@ -36,7 +36,7 @@ def sun(lat: Float, day: date) -> tuple[Float32, Float32, Float32]:
     horizontal unit vector, at latitudes (any shape)."""
     declination = math.radians(23.44) * math.sin(2 * math.pi * (day_of_year(day) - 81) / 365.25)
     hour = math.radians(-22.5)
-    up = np.radians(lat)
+    up = np.radians(lat).astype(np.float32)
     height = np.sin(up) * math.sin(declination) + np.cos(up) * math.cos(declination) * math.cos(hour)
     east = np.full_like(up, -math.cos(declination) * math.sin(hour))
     north = np.cos(up) * math.sin(declination) - np.sin(up) * math.cos(declination) * math.cos(hour)

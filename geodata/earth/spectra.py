@@ -155,7 +155,7 @@ class Surface:
     texture: Float32
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=4)
 def skin(grid: Grid, seed: int) -> Surface:
     """Covers, parcels and texture of a grid: all that does not depend on the date. Shared: read, never write."""
     ground = survey(grid, seed)

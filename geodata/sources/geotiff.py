@@ -26,7 +26,7 @@ from geodata.errors import Corrupt, Missing
 from geodata.grid import Bounds, Grid
 from geodata.sensors import Sensor
 from geodata.sensors import sensor as sensor_called
-from geodata.source import ImagerySource, Period, Raster, Scene, Value, regrid, warp
+from geodata.source import ImagerySource, Period, Raster, Scene, Value, at_home, regrid, warp
 from geodata.sources import cog
 from geodata.sources.naming import SCL, WHOLE, Named, Pattern, band_of, listed, scenes_of
 
@@ -57,7 +57,7 @@ def files(
 ) -> ImagerySource:
     """Scenes of one sensor in raster files.
 
-    `root` is a folder, a zip-shaped file or a folder in it (`/vsizip/{FILE.whl}/inner`), or a list of paths and
+    `root` (`~/` is the user's home) is a folder, a zip-shaped file or a folder in it (`/vsizip/{FILE.whl}/inner`), or a list of paths and
     http(s) addresses. `pattern` is matched against the end of each path: `{name}` is any text, `*` any text without
     a name, `{date:%Y%m%d}` the date (or give `date` for all), `{band}` the band, `{gsd}` the pixel size of products that
     repeat bands at several; further names become properties, as do the fixed `properties` (baseline, orbit_pass ...).
@@ -87,7 +87,7 @@ def files(
     tokens = {token: band for band, token in layout.items()} if isinstance(layout, Mapping) else {}
     whole = sensor_called(sensor)
     whole.pick(tuple(tokens.values()))
-    names = listed(root)
+    names = listed(at_home(root) if isinstance(root, str) else [at_home(path) for path in root])
     found = scenes_of(names, naming, whole, tokens, classification)
     if not found:
         example = f" (one is called {names[0][0]})" if names else ""

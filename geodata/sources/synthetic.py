@@ -28,6 +28,8 @@ Level = Literal["l1c", "l2a", "ten"]
 _LEVELS = {"l1c": SENTINEL2_L1C, "l2a": SENTINEL2_L2A, "ten": SENTINEL2}
 _TILE_M, _OVERLAP_M = 100_000.0, 30_000.0
 _ORBITS = 143
+_PIECE = 768
+"""Pixels a side that are rendered at a time: memory stays small, and pixels do not change."""
 BASELINE = "05.10"
 """Processing baseline that scenes carry; the offset of 1,000 that it has in the wild is already taken off."""
 
@@ -104,7 +106,7 @@ class _Synthetic:
         ground.refuse_beyond_utm(grid)
         inside = self._inside(scene, grid)
         native = _covering(grid, self.gsd) if grid.gsd <= self.gsd or not self._any_gsd() else grid
-        values, scl = self._render(scene, native)
+        values, scl = self._rendered(scene, native)
         resampled = False
         if native != grid:
             values, resampled = regrid(values, native, grid, nodata=self.sensor.nodata, categorical=False)
@@ -114,6 +116,20 @@ class _Synthetic:
         if scl is not None:
             scl[~inside] = 0
         return Raster(values, inside, grid, self.sensor.band_names, resampled, scl)
+
+    def _rendered(self, scene: Scene, grid: Grid) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """Native pixels (C, H, W) and their classification, in pieces where the grid is large."""
+        if max(grid.shape) <= _PIECE:
+            return self._render(scene, grid)
+        values = np.empty((len(self.sensor.bands), *grid.shape), self.sensor.numpy_dtype)
+        scl = np.zeros(grid.shape, np.uint8)
+        classified = False
+        for piece in grid.tiles(_PIECE):
+            here = _window(grid, piece)
+            values[:, *here], codes = self._render(scene, piece)
+            if codes is not None:
+                scl[here], classified = codes, True
+        return values, scl if classified else None
 
     def _inside(self, scene: Scene, grid: Grid) -> NDArray[np.bool_]:
         """Which pixels (H, W) the scene holds."""
@@ -223,7 +239,9 @@ class _Map:
 
     def read(self, grid: Grid) -> Raster:
         """See `LandCover`. Raises Missing beyond UTM's latitudes."""
-        codes = ground.survey(grid, self.seed).codes.copy()
+        codes = np.empty(grid.shape, np.uint8)
+        for piece in grid.tiles(_PIECE):
+            codes[_window(grid, piece)] = ground.survey(piece, self.seed).codes
         return Raster(codes[None], np.ones(grid.shape, bool), grid, LANDCOVER.band_names)
 
 
@@ -234,6 +252,12 @@ def _tile(grid: Grid) -> tuple[int, int, Bounds]:
     left, low = column * _TILE_M - _OVERLAP_M, row * _TILE_M - _OVERLAP_M
     side = _TILE_M + 2 * _OVERLAP_M
     return column, row, (left, low, left + side, low + side)
+
+
+def _window(grid: Grid, piece: Grid) -> tuple[slice, slice]:
+    """Rows and columns of a grid that a piece of it fills."""
+    row, col, height, width = grid.window(piece)
+    return slice(row, row + height), slice(col, col + width)
 
 
 def _covering(grid: Grid, gsd: float) -> Grid:

@@ -17,7 +17,7 @@ from affine import Affine
 from geodata.errors import Corrupt, Missing, Transient
 from geodata.grid import Grid, chip_grid
 from geodata.sensors import sensor
-from geodata.source import Address, Period
+from geodata.source import Address, Period, at_home
 from geodata.sources import cog
 from geodata.sources.geotiff import files
 from geodata.sources.naming import Pattern, band_of, listed
@@ -545,3 +545,10 @@ def test_a_listing_is_sorted_and_names_are_relative(archive):
     names = [name for name, _ in listed(str(archive))]
     assert names == sorted(names)
     assert all("/" not in name for name in names)
+
+
+def test_a_tilde_stands_for_home_also_inside_an_archive_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/a/b.tif") == f"{tmp_path}/a/b.tif"
+    assert at_home("/vsizip/{~/c.whl}/in/~/d") == f"/vsizip/{{{tmp_path}/c.whl}}/in/~/d"
+    assert at_home("/data/~x") == "/data/~x"

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import pickle
 from types import SimpleNamespace
 
@@ -45,13 +46,14 @@ def test_a_row_hands_the_worlds_failures_back_and_lets_a_bug_through(monkeypatch
         curate.build_row(row, None, tmp_path)
 
 
-def test_only_temporary_files_are_swept(tmp_path):
+def test_only_abandoned_temporary_files_are_swept(tmp_path):
     for folder in ("shards", "records"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / ".x.parquet.7.tmp").write_bytes(b"")
-        (tmp_path / folder / "y").write_bytes(b"")
+        for name in (".x.parquet.7.tmp", ".young.parquet.8.tmp", "y"):
+            (tmp_path / folder / name).write_bytes(b"")
+        os.utime(tmp_path / folder / ".x.parquet.7.tmp", (0, 0))
     curate._sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["y", "y"]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".young.parquet.8.tmp", "y"}
 
 
 def record(name, rows, planned):

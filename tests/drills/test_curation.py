@@ -1,0 +1,137 @@
+"""Curation under SIGKILL and on a full disk: nothing lost, nothing double, no half shard that passes for whole."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ground import REPOSITORY, make_ground, swath
+
+from geodata.shards import open_corpus, verify_shard
+from pipelines.settings import Home
+
+pytestmark = [pytest.mark.drill, pytest.mark.filterwarnings("default")]
+MANY = {"quotas": {"fixed": {"forest": 60, "farmland": 60, "urban": 60}}, "shard_rows": 3}
+KILLS = 5
+
+
+def records(home: Home) -> int:
+    return len(list((home.place("corpus", "tiny", "1") / "records").glob("*.json")))
+
+
+def checked(home: Home):
+    """The sealed corpus, after every shard was read back."""
+    corpus = open_corpus(home.place("corpus", "tiny", "1"))
+    for record in corpus.records:
+        verify_shard(corpus.shard_path(record), record)
+    assert corpus.rows + sum(corpus.rejected.values()) == corpus.planned
+    names = [sample["sample_id"] for record in corpus.records for sample in record.samples]
+    assert len(names) == len(set(names)) == corpus.rows
+    return corpus
+
+
+def test_a_curation_killed_five_times_ends_with_the_pixels_of_an_undisturbed_one(tmp_path):
+    spec = make_ground(tmp_path / "ground", **MANY)
+    calm, rough = Home.at(tmp_path / "calm"), Home.at(tmp_path / "rough")
+    undisturbed = swath("curate", spec, "--root", calm.root)
+    assert undisturbed.returncode == 0, undisturbed.err
+    wanted = checked(calm)
+
+    draw = random.Random()
+    seed = draw.randrange(10**6)
+    print(f"random moments of seed {seed}")
+    draw = random.Random(seed)
+    moments = []
+    for _ in range(KILLS):
+        run = swath("curate", spec, "--root", rough.root, background=True)
+        target = draw.randint(records(rough), len(wanted.records) - 1)
+        end = time.monotonic() + 120
+        while records(rough) < target and run.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(draw.random() * (6 if target == 0 else 0.2))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        moments.append(records(rough))
+        assert run.returncode == -signal.SIGKILL, f"it had ended before the kill, with {moments[-1]} shards"
+    print(f"sealed shards at each kill: {moments} of {len(wanted.records)}")
+    last = swath("curate", spec, "--root", rough.root)
+    assert last.returncode == 0, last.err
+    found = checked(rough)
+    assert found.pixel_hashes() == wanted.pixel_hashes()
+    assert [record.name for record in found.records] == [record.name for record in wanted.records]
+    assert [record.file_sha256 for record in found.records] == [
+        record.file_sha256 for record in wanted.records
+    ]
+    files = {path.stem for path in (found.root / "shards").glob("*.parquet")}
+    assert files == {record.name for record in wanted.records}
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A folder that holds one megabyte; the test skips where it cannot be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here (root is needed)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_sealed_before_is_kept(tmp_path, small_disk):
+    spec = make_ground(tmp_path / "ground", **MANY)
+    home = Home.at(tmp_path / "home")
+    home.root.mkdir()
+    (home.root / "corpora").symlink_to(small_disk)
+    full = swath("curate", spec, "--root", home.root)
+    assert full.returncode == 1, full.err
+    said = [line for line in full.err.splitlines() if line.startswith("swath: ")]
+    assert len(said) == 1
+    assert "no room left to write" in said[0]
+    assert "Traceback" not in full.err
+    root = home.place("corpus", "tiny", "1")
+    assert not (root / "manifest.json").exists()
+    whole = {path.stem for path in (root / "shards").glob("*.parquet")}
+    sealed = {path.stem for path in (root / "records").glob("*.json")}
+    assert sealed <= whole
+    assert sealed
+
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    kept = {name: (root / "records" / f"{name}.json").stat().st_mtime_ns for name in sealed}
+    again = swath("curate", spec, "--root", home.root)
+    assert again.returncode == 0, again.err
+    checked(home)
+    assert {name: (root / "records" / f"{name}.json").stat().st_mtime_ns for name in sealed} == kept
+
+
+BUILD_WITH_LITTLE_ROOM = """
+import resource, sys
+from pathlib import Path
+from geodata.build import build_shard, opened_landcover
+from geodata.corpus import load_spec
+from geodata.sampling import plan
+spec = load_spec(sys.argv[1])
+shard = plan(spec, opened_landcover(spec.landcover)).shards(spec.shard_rows)[0]
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    build_shard(shard, spec, Path(sys.argv[2]))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_shard_that_may_not_grow_leaves_neither_file_nor_record(tmp_path):
+    spec = make_ground(tmp_path / "ground")
+    root = tmp_path / "corpus"
+    command = [sys.executable, "-c", BUILD_WITH_LITTLE_ROOM, str(spec), str(root)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=REPOSITORY, env=dict(os.environ), check=True
+    )
+    assert "no room left to write" in done.stdout
+    assert not [path for path in root.rglob("*") if path.is_file()]
