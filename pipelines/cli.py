@@ -535,7 +535,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _leave_in_order() -> None:
     """SIGTERM becomes an exception, so that what was started here is also ended here."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def leave(number: int, _: FrameType | None) -> None:
+        say("swath: stopped; the same command goes on from here")
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)

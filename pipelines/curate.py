@@ -293,8 +293,8 @@ def _plain(error: DataError | OSError) -> Exception:
 
 def _failure(failures: Mapping[str, Exception], shards: int) -> Exception:
     """One error for all failed shards: of the kind that a retry may help with, if there is one."""
-    first = next((error for error in failures.values() if isinstance(error, Transient)), None)
-    first = first or next(iter(failures.values()))
+    kinds = sorted(failures.values(), key=lambda error: not isinstance(error, Transient))
+    first = kinds[0]
     names = ", ".join(sorted(failures)[:5]) + (" ..." if len(failures) > 5 else "")
     reason = first.strerror if isinstance(first, OSError) else str(first)
     text = (

@@ -11,19 +11,16 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-__all__ = ["Submission", "follow", "stop_jobs_of", "stopped_by_sigterm"]
+__all__ = ["Submission", "follow", "stop_jobs_of", "training_command"]
 
 log = logging.getLogger(__name__)
 
@@ -148,20 +145,6 @@ def stop_jobs_of(address: str, flow_run_id: str) -> list[str]:
             client.stop_job(found.submission_id)
             stopped.append(str(found.submission_id))
     return stopped
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM as an exception for the length of a block, so that what was started is also stopped."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def training_command(

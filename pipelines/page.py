@@ -204,11 +204,9 @@ class Provenance:
 
     @property
     def seconds(self) -> float:
-        """The whole time: what the study itself took where it says so, else its stages together."""
-        whole = [
-            stage.seconds for stage in self.stages if stage.name == "study" and stage.seconds is not None
-        ]
-        return whole[0] if whole else math.fsum(stage.seconds or 0.0 for stage in self.stages)
+        """The whole time: what the study itself took, or its stages together where some were made before it."""
+        whole = math.fsum(stage.seconds or 0.0 for stage in self.stages if stage.name == "study")
+        return max(whole, math.fsum(stage.seconds or 0.0 for stage in self.stages if stage.name != "study"))
 
 
 @dataclass(frozen=True)

@@ -178,8 +178,7 @@ def submitted(wanted: Request, address: str, workers: int, gpu: bool) -> None:
         variables=tuple(variables.items()),
         metadata=((jobs.FLOW_RUN, flow_run), ("artifact", artifact.parent)),
     )
-    with jobs.stopped_by_sigterm():
-        jobs.follow(job, address, say=say)
+    jobs.follow(job, address, say=say)
 
 
 def _check_encoder(wanted: Request) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -112,7 +114,8 @@ def local_ray(*, cpus: int | None = None, dashboard: bool = False) -> Iterator[N
         return
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
+        with _own_sigterm():
+            ray.init(**options)
         try:
             yield
         finally:
@@ -121,17 +124,31 @@ def local_ray(*, cpus: int | None = None, dashboard: bool = False) -> Iterator[N
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"swath-{os.getpid()}-", dir=SHORT))
     try:
-        ray.init(
-            num_cpus=cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=dashboard,
-            _temp_dir=str(folder),
-            **options,
-        )
+        with _own_sigterm():
+            ray.init(
+                num_cpus=cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                _temp_dir=str(folder),
+                **options,
+            )
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM through `ray.init`, whose own prints a stack and ends the process without cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def sweep() -> None:

@@ -10,20 +10,29 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefect import flow, task
 
+from geodata import pictures
 from geodata.shards import write_atomic
+from geodata.source import Address
 from pipelines import artifacts, curate, fetch, pretrain, report, tracking, transfer
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
 from pipelines.settings import Home, environment
 
+if TYPE_CHECKING:
+    from training.feed import Samples
+    from training.recipe import Recipe
+
 __all__ = ["Plot", "demo", "finished", "smoke", "studies", "study"]
+
+
+PICTURES = 4  # of each kind
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,8 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     environment(home)
     plot = named(name)
     began = time.monotonic()
-    corpus = curate.curated(curate.spec_of(plot.corpus), home, workers=workers)
+    spec = curate.spec_of(plot.corpus)
+    corpus = curate.curated(spec, home, workers=workers)
     wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
     encoder = pretrain.pretrained(wanted, home)
     trials = transfer.comparison(
@@ -123,7 +133,7 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     )
     scores = transfer.transferred(trials, home)
     made = _artifact(plot, home, scores)
-    draw(encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0))
+    draw(encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0), spec.landcover)
     write_study(plot, made, [corpus, encoder, scores], trials.trials, time.monotonic() - began)
     path = write_report(made)
     artifacts.seal(made)
@@ -131,35 +141,37 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
 
 
 @task
-def draw(encoder: Path, runs: Sequence[Path]) -> None:
+def draw(encoder: Path, runs: Sequence[Path], landcover: Address) -> None:
     """Pictures for the report, once: what the encoder guesses, and what the heads predict."""
     from training import evaluate
 
     if not (encoder / "pictures" / "index.json").exists():
-        _, method = evaluate.restore(encoder)
-        batch = _batch(encoder, "val")
-        _index(
-            evaluate.reconstructions(method, batch, encoder / "pictures"),
-            "reconstruction",
-            "masked, guessed, original",
-        )
+        settings, method = evaluate.restore(encoder)
+        folder = encoder / "pictures"
+        drawn = [evaluate.reconstructions(method, one, folder) for one in _examples(settings, "val")]
+        _index([path for paths in drawn for path in paths], "reconstruction", "masked, guessed, original")
+    table = landcover.open().classes
+    colours = {name: pictures.class_colours(table)[code] for code, name in table.codes.items()}
     for run in runs:
         if not (run / "pictures" / "index.json").exists():
-            _, method = evaluate.restore(run)
-            batch = _batch(run, "test")
-            _index(
-                evaluate.predictions(method, batch, run / "pictures"),
-                "prediction",
-                "image, truth, prediction",
-            )
+            settings, method = evaluate.restore(run)
+            folder = run / "pictures"
+            drawn = [
+                evaluate.predictions(method, one, folder, colours=colours)
+                for one in _examples(settings, "test")
+            ]
+            _index([path for paths in drawn for path in paths], "prediction", "image, truth, prediction")
 
 
-def _batch(run: Path, split: str) -> Any:
-    from training import evaluate, recipe
+def _examples(settings: Recipe, split: str) -> Iterator[Samples]:
+    """Single samples of a split, spread evenly over it: neighbours in a shard are neighbours on the ground."""
+    from training import evaluate
 
-    settings = recipe.Recipe.parse((run / "recipe.json").read_text(encoding="utf-8"))
-    (samples,) = next(iter(evaluate.held_out(settings, split, batch=4))).values()
-    return samples
+    size = sum(len(batch) for batches in evaluate.held_out(settings, split) for batch in batches.values())
+    chosen = {round(size * (number + 0.5) / PICTURES) for number in range(PICTURES)}
+    for number, batch in enumerate(evaluate.held_out(settings, split, batch=1)):
+        if number in chosen:
+            yield from batch.values()
 
 
 def _index(paths: Sequence[Path], kind: str, caption: str) -> None:

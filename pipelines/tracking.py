@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipelines.settings import Home
 
@@ -67,7 +67,7 @@ class Tracked:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        numbers = {key: float(value) for key, value in values.items() if _finite(value)}
+        numbers = {key: value for key, value in values.items() if _finite(value)}
         with self._lock:
             self._waiting += [Metric(key, value, now, step) for key, value in numbers.items()]
         if len(self._waiting) >= BATCH:
@@ -200,5 +200,5 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _finite(value: object) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

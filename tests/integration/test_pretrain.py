@@ -7,7 +7,10 @@ import pytest
 from pipelines import artifacts, cli
 from pipelines import pretrain as flows
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # the engines warn of themselves
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("default"),
+]  # the engines warn of themselves
 
 
 def test_a_run_leaves_its_encoder_recipe_metrics_and_environment(pretrained, home):

@@ -8,7 +8,10 @@ from pipelines import artifacts, cli
 from pipelines import study as flows
 from pipelines import transfer as scoring
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # the engines warn of themselves
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("default"),
+]  # the engines warn of themselves
 
 
 def test_a_study_makes_what_is_missing_and_then_does_nothing(

@@ -7,7 +7,10 @@ import pytest
 from pipelines import artifacts
 from pipelines import transfer as flows
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # the engines warn of themselves
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("default"),
+]  # the engines warn of themselves
 STEPS = ("steps=3", "batch=4", "log_every=1", "checkpoint_every=3")
 
 

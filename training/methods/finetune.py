@@ -176,10 +176,10 @@ def segment_demo() -> Recipe:
     return Recipe(
         method=Spec(task=OSM, encoder=vit.demo()),
         streams={"labelled": Stream(corpus="runs/corpora/demo@1", layers=("s2", "lc"))},
-        batch=32,
-        steps=200,
-        optim=Optimizer(lr_per_256=8e-3, betas=(0.9, 0.999), layer_decay=0.8),
-        schedule=Cosine(warmup=0.1),
+        batch=8,
+        steps=600,
+        optim=Optimizer(lr_per_256=3.2e-2, betas=(0.9, 0.999), clip=1.0),
+        schedule=Cosine(warmup=0.05),
     )
 
 
