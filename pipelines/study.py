@@ -20,7 +20,7 @@ from prefect import flow, task
 from geodata import pictures
 from geodata.shards import write_atomic
 from geodata.source import Address
-from pipelines import artifacts, curate, fetch, pretrain, report, tracking, transfer
+from pipelines import artifacts, corpora, curate, fetch, pretrain, report, tracking, transfer
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
 from pipelines.settings import Home, environment
@@ -91,8 +91,8 @@ def named(name: str) -> Plot:
 
 def finished(plot: Plot, home: Home) -> tuple[Artifact, Artifact] | None:
     """The study and its scores when every stage is sealed under the settings of today; reads a few small files."""
-    corpus = curate.wanted(curate.spec_of(plot.corpus), home)
-    if curate.sealed(corpus) is None:
+    corpus = corpora.wanted(corpora.spec_of(plot.corpus), home)
+    if corpora.sealed(corpus) is None:
         return None
     encoder = pretrain.request(plot.pretrain, (), home, corpus=corpus.address).artifact
     if artifacts.standing(encoder) is None:
@@ -124,7 +124,7 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     environment(home)
     plot = named(name)
     began = time.monotonic()
-    spec = curate.spec_of(plot.corpus)
+    spec = corpora.spec_of(plot.corpus)
     corpus = curate.curated(spec, home, workers=workers)
     wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
     encoder = pretrain.pretrained(wanted, home)

@@ -8,7 +8,7 @@ import pytest
 from ground import make_ground
 
 from geodata.shards import open_corpus
-from pipelines import artifacts, cli
+from pipelines import artifacts, cli, corpora
 from pipelines import curate as flows
 from pipelines.settings import Home
 
@@ -118,7 +118,7 @@ def test_a_lost_shard_is_built_again_with_the_same_pixels_and_the_others_are_not
     assert open_corpus(root).pixel_hashes() == corpus.pixel_hashes()
     assert {path: path.stat().st_mtime_ns for path in shards[1:]} == kept
     assert not list((root / "shards").glob(".*"))
-    assert flows.verify(open_corpus(root)) == []
+    assert corpora.verify(open_corpus(root)) == []
 
 
 def test_a_manifest_is_rebuilt_pixel_for_pixel_under_another_version(corpus, home, capsys):
@@ -178,7 +178,7 @@ def test_a_shard_that_fails_is_named_the_others_are_sealed_and_a_repair_ends_it(
     flows.curate(str(path), (), str(home.root))
     corpus = open_corpus(root)
     assert corpus.rows + sum(corpus.rejected.values()) == corpus.planned
-    assert flows.verify(corpus) == []
+    assert corpora.verify(corpus) == []
     assert {name: (root / "records" / name).stat().st_mtime_ns for name in sealed} == sealed
 
 

@@ -56,7 +56,7 @@ def head(short_tmp) -> Iterator[str]:
 def end_all(process: subprocess.Popen, folder: Path) -> None:
     """End a head and whatever still names its folder: its own processes, and no other Ray's."""
     try:
-        process.wait(10)
+        process.wait(4)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

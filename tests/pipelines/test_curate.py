@@ -8,7 +8,7 @@ import pytest
 
 from geodata.errors import Corrupt, Missing, Transient
 from geodata.shards import ShardRecord
-from pipelines import curate
+from pipelines import corpora, curate
 
 
 def test_failures_are_one_error_of_the_kind_that_a_retry_may_help():
@@ -36,14 +36,14 @@ def test_a_row_hands_the_worlds_failures_back_and_lets_a_bug_through(monkeypatch
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(curate, "build_shard", fail)
+    monkeypatch.setattr(corpora, "build_shard", fail)
     row = {"shard": "s", "work": pickle.dumps((None, None))}
     for error in (Transient("later"), OSError(28, "full")):
-        problem = pickle.loads(curate.build_row(row, None, tmp_path)["problem"])
+        problem = pickle.loads(corpora.build_row(row, None, tmp_path)["problem"])
         assert type(problem) is type(error)
     error = KeyError("a bug")
     with pytest.raises(KeyError):
-        curate.build_row(row, None, tmp_path)
+        corpora.build_row(row, None, tmp_path)
 
 
 def test_only_abandoned_temporary_files_are_swept(tmp_path):
@@ -63,8 +63,8 @@ def record(name, rows, planned):
 
 def test_a_corpus_that_lost_a_chip_is_not_sealed(tmp_path, monkeypatch):
     monkeypatch.setattr(curate, "_plan_summary", lambda *_: {})
-    spec = curate.spec_of("smoke")
-    artifact = curate.wanted(spec, curate.Home.at(tmp_path))
+    spec = corpora.spec_of("smoke")
+    artifact = corpora.wanted(spec, curate.Home.at(tmp_path))
     with pytest.raises(
         RuntimeError, match=r"has 20 planned chips, but 7 accepted and 3 rejected; chips were lost"
     ):
@@ -81,11 +81,11 @@ def test_each_step_of_a_curation_leaves_a_line(tmp_path):
 def test_differences_name_changed_pixels_and_samples_that_only_one_has():
     first = SimpleNamespace(pixel_hashes=lambda: {("a", "s2"): "1", ("b", "s2"): "2", ("c", "s2"): "3"})
     second = SimpleNamespace(pixel_hashes=lambda: {("a", "s2"): "1", ("b", "s2"): "9", ("d", "s2"): "4"})
-    assert curate.differences(first, second) == ["b s2", "c s2", "d s2"]
-    assert curate.differences(first, first) == []
+    assert corpora.differences(first, second) == ["b s2", "c s2", "d s2"]
+    assert corpora.differences(first, first) == []
 
 
 def test_the_demo_reads_the_wheel_in_the_cache_whether_or_not_it_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert str(tmp_path / "swath") in curate.spec_of("demo").model_dump_json()
-    assert curate.spec_of("demo", ["seed=3"]).seed == 3
+    assert str(tmp_path / "swath") in corpora.spec_of("demo").model_dump_json()
+    assert corpora.spec_of("demo", ["seed=3"]).seed == 3
