@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swath"
+# Workers of pytest-xdist inherit the changed environment, so the user's own cache is handed down beside it.
+_USERS_CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+CACHE = Path(os.environ.setdefault("SWATH_TESTS_USERS_CACHE", _USERS_CACHE)) / "swath"
 HOME = Path(tempfile.mkdtemp(prefix="swath-"))
 
 os.environ.update(

@@ -5,6 +5,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+from ground import REPOSITORY
 
 from geodata.errors import Corrupt, Missing, Transient
 from geodata.shards import ShardRecord
@@ -89,3 +90,11 @@ def test_the_demo_reads_the_wheel_in_the_cache_whether_or_not_it_is_there(tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert str(tmp_path / "swath") in corpora.spec_of("demo").model_dump_json()
     assert corpora.spec_of("demo", ["seed=3"]).seed == 3
+
+
+def test_what_workers_run_has_its_own_address_when_prefect_loads_the_flow_from_its_file():
+    from prefect import load_flow_from_entrypoint
+
+    flow = load_flow_from_entrypoint(f"{REPOSITORY}/pipelines/curate.py:curate")
+    assert flow.name == "curate"
+    assert flow.fn.__globals__["build_row"] is corpora.build_row
