@@ -23,7 +23,7 @@ from geodata.source import Address
 from pipelines import artifacts, corpora, curate, fetch, pretrain, report, tracking, transfer
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
-from pipelines.settings import Home, environment
+from pipelines.settings import Home, environment, local_ray
 
 if TYPE_CHECKING:
     from training.feed import Samples
@@ -125,13 +125,13 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     plot = named(name)
     began = time.monotonic()
     spec = corpora.spec_of(plot.corpus)
-    corpus = curate.curated(spec, home, workers=workers)
-    wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
-    encoder = pretrain.pretrained(wanted, home)
-    trials = transfer.comparison(
-        plot.transfer, _encoders(encoder), home, seeds=plot.seeds, corpus=corpus.address
-    )
-    scores = transfer.transferred(trials, home)
+    with local_ray(cpus=workers, dashboard=True):  # one for all stages
+        corpus = curate.curated(spec, home)
+        wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
+        encoder = pretrain.pretrained(wanted, home)
+        starts = _encoders(encoder)
+        trials = transfer.comparison(plot.transfer, starts, home, seeds=plot.seeds, corpus=corpus.address)
+        scores = transfer.transferred(trials, home)
     made = _artifact(plot, home, scores)
     draw(encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0), spec.landcover)
     write_study(plot, made, [corpus, encoder, scores], trials.trials, time.monotonic() - began)

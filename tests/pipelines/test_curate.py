@@ -93,7 +93,7 @@ def test_the_demo_reads_the_wheel_in_the_cache_whether_or_not_it_is_there(tmp_pa
 
 
 def test_what_workers_run_has_its_own_address_when_prefect_loads_the_flow_from_its_file():
-    from prefect import load_flow_from_entrypoint
+    from prefect.flows import load_flow_from_entrypoint
 
     flow = load_flow_from_entrypoint(f"{REPOSITORY}/pipelines/curate.py:curate")
     assert flow.name == "curate"

@@ -244,9 +244,9 @@ def demo() -> Recipe:
     return Recipe(
         method=Spec(encoder=vit.demo(), decoder=Decoder(width=64, depth=1, heads=4), crop=(0.6, 1.0)),
         streams={"scenes": Stream(corpus="runs/corpora/demo@1", layers=("s2",))},
-        batch=16,
-        steps=1600,
-        optim=Optimizer(lr_per_256=2e-2),
+        batch=64,
+        steps=600,
+        optim=Optimizer(lr_per_256=2e-2, clip=1.0),
         schedule=Cosine(warmup=0.1),
     )
 
