@@ -12,6 +12,9 @@ from affine import Affine
 
 from geodata.sensors import SENTINEL2
 
+STEPS = ("steps=6", "batch=4", "log_every=2", "checkpoint_every=3")
+"""Overrides of a pretraining recipe that is over in seconds."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 EPSG, LEFT, TOP, SIDE = 32633, 600000.0, 5300040.0, 5760
 DAYS = ("20200604", "20200809")

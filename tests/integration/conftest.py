@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
-from ground import make_ground
+from ground import STEPS, make_ground
 
 from pipelines.settings import Home
-
-STEPS = ("steps=6", "batch=4", "log_every=2", "checkpoint_every=3")
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_the_tracker_holds_the_same_losses_as_the_record(pretrained, home):
 
 
 def test_a_second_call_finds_the_encoder_sealed(pretrained, curated, home, monkeypatch, capsys):
-    from conftest import STEPS
+    from ground import STEPS
 
     monkeypatch.setattr(flows, "pretrain", None)
     cli.main(["pretrain", "mae.smoke", *STEPS, "--corpus", curated, "--root", str(home.root)])

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -18,11 +19,18 @@ CRON = "17 2 * * *"
 
 
 def ask(address: str, path: str, body: object = None) -> object:
-    """A JSON answer of the server's API."""
+    """A JSON answer of the server's API, which says 503 while its SQLite file is locked by its own services."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{address}{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    for _ in range(20):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(1.0)
+    raise AssertionError(f"{path} was locked for 20 tries")
 
 
 def wait_for(found, seconds: float, what: str):
