@@ -9,7 +9,6 @@ the statistics its inputs need, and its provenance; no pickle anywhere.
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib
 import json
 import logging
@@ -34,6 +33,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from geodata.errors import Corrupt, Missing
+from geodata.shards import file_sha256, sync, write_atomic
 
 __all__ = [
     "Checkpoint",
@@ -96,7 +96,7 @@ def save(
             "position": dict(position),
             "losses": dict(losses),
             "bytes": (temporary / "state.pt").stat().st_size,
-            "sha256": _sha256(temporary / "state.pt"),
+            "sha256": file_sha256(temporary / "state.pt"),
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     for old in _complete(folder)[:-keep]:
@@ -123,7 +123,7 @@ def load(
             "goes on only with the settings it began with; give a new run folder, or undo the changed settings"
         )
     path = checkpoint.path / "state.pt"
-    if _sha256(path) != checkpoint.sha256:
+    if file_sha256(path) != checkpoint.sha256:
         raise Corrupt(
             f"checkpoint {path} does not match its sha256; delete {checkpoint.path.name} to go on from the one before"
         )
@@ -209,14 +209,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A text file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _room(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_atomic(path, text.encode("utf-8"))
 
 
 def _complete(folder: Path) -> list[Checkpoint]:
@@ -249,12 +242,12 @@ def _appearing(path: Path) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.iterdir():
-                _sync(file)
-            _sync(temporary)
+                sync(file)
+            sync(temporary)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -280,19 +273,6 @@ def _room(path: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     for rest in folder.glob(".tmp-step-*"):
         shutil.rmtree(rest, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _spec_class(address: str) -> type[BaseModel]:
