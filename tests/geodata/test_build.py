@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
+from ground import EPSG, LEFT, TOP, write_band
 
 from geodata import build
 from geodata.build import build_shard, opened_landcover, sealed
@@ -19,24 +18,9 @@ from geodata.source import Address, Period
 from geodata.sources import cog
 from geodata.spec import Area, ChipSpec, CorpusSpec, Quotas, SensorSpec, SplitSpec
 
-EPSG, LEFT, TOP, SIDE = 32633, 600000.0, 5300040.0, 1920
+SIDE = 1920  # metres
 BANDS = {"B02": 10, "B05": 20, "B01": 60}
 DAYS = ("20200604", "20200809")
-
-
-def write(path: Path, pixels: np.ndarray, gsd: float) -> None:
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=1,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        dtype=pixels.dtype,
-        crs=f"EPSG:{EPSG}",
-        transform=Affine(gsd, 0, LEFT, 0, -gsd, TOP),
-    ) as file:
-        file.write(pixels, 1)
 
 
 def pixels(name: str, day: str) -> np.ndarray:
@@ -54,10 +38,10 @@ def place(tmp_path) -> Path:
     folder.mkdir()
     for day in DAYS:
         for name, gsd in BANDS.items():
-            write(folder / f"T33TXN_{day}T101031_{name}.tif", pixels(name, day), gsd)
+            write_band(folder / f"T33TXN_{day}T101031_{name}.tif", pixels(name, day), gsd)
     cover = np.full((SIDE // 10, SIDE // 10), 2, np.uint8)
     cover[:, SIDE // 20 :] = 5
-    write(tmp_path / "cover.tif", cover, 10)
+    write_band(tmp_path / "cover.tif", cover, 10)
     cog.forget()
     build._opened.cache_clear()
     return tmp_path
@@ -161,7 +145,7 @@ def test_made_again_from_a_record_the_hashes_are_equal_even_when_more_scenes_hav
     shard = planned(spec)
     first = build_shard(shard, spec, tmp_path / "a")
     for name, gsd in BANDS.items():
-        write(place / f"scenes/T33TXN_20200101T101031_{name}.tif", pixels(name, "20200604"), gsd)
+        write_band(place / f"scenes/T33TXN_20200101T101031_{name}.tif", pixels(name, "20200604"), gsd)
     build._opened.cache_clear()
     again = build_shard(shard, spec, tmp_path / "b", like=first)
     assert again == first
@@ -175,7 +159,7 @@ def test_made_again_without_its_scenes_or_with_other_pixels_it_fails_by_name(pla
     spec = corpus(place, select="all")
     shard = planned(spec)
     first = build_shard(shard, spec, tmp_path / "a")
-    write(place / f"scenes/T33TXN_{DAYS[0]}T101031_B02.tif", pixels("B02", DAYS[1]), 10)
+    write_band(place / f"scenes/T33TXN_{DAYS[0]}T101031_B02.tif", pixels("B02", DAYS[1]), 10)
     with pytest.raises(
         Corrupt, match=r"shard train-r0-00000 of alps@1: sample .*: s2 pixels hash to .* recorded is"
     ):
