@@ -1,7 +1,7 @@
-"""The three ways data can fail, told apart by who must act.
+"""The ways data can fail, told apart by who must act.
 
 A bad request is a `ValueError`, raised where it is made. A rejected chip is no error at all: checks return a
-reason, and reasons are counted. What is left is the world, and the world fails in three ways.
+reason, and reasons are counted. What is left is the world, and the world fails in a few ways.
 """
 
 
@@ -19,3 +19,11 @@ class Missing(DataError):
 
 class Corrupt(DataError):
     """The bytes are there and wrong: a truncated file, a failed checksum, an unknown format version."""
+
+
+class Denied(DataError):
+    """The service knows us and says no, or does not know us: nothing helps until a person acts, so the run ends."""
+
+
+class TooLarge(DataError):
+    """The service refuses a request of this size. Only the source that asked catches it, and asks for less."""
