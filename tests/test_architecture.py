@@ -42,6 +42,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "ray.data": ("pipelines/",),
     "ray.job_submission": ("pipelines/jobs.py",),
     "ray.train": ("training/worker.py",),
+    "requests": ("geodata/transport.py",),
     "rich": ("pipelines/",),
     "safetensors": ("training/",),
     "shapely": ("geodata/",),
@@ -58,7 +59,8 @@ TRAINING_READS = ("sample", "shards", "sensors", "codec", "errors", "benchmarks"
 
 # Inside a package a module imports from its own row or the rows above it.
 GEODATA_ROWS = (
-    ("errors", "overrides"),
+    ("errors", "overrides", "governor"),
+    ("transport",),
     ("grid", "sensors", "codec"),
     ("source", "landcover"),
     ("earth", "sources", "spec", "continents", "sample", "quality"),
@@ -79,6 +81,7 @@ LEAVES = (
     "optim",
     "augment",
     "parallel",
+    "pyramid",
 )
 CONTRACTS = ("methods:", "tasks:", "encoders:")  # `name:` is a folder's own __init__
 TRAINING_ROWS = (

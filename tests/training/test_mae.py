@@ -1,10 +1,10 @@
 """The masked autoencoder against published numbers: the reference implementation on weights made by a hash."""
 
 import math
-import zlib
 
 import pytest
 import torch
+from golden import hash_weights, hashed
 from torch import Tensor, nn
 
 from training.encoders import Inputs, vit
@@ -19,31 +19,6 @@ PARITY = mae.Spec(
     decoder=mae.Decoder(width=32, depth=2, heads=4),
 )
 START = Progress(0, 10)
-
-
-def hashed(first: int, count: int) -> Tensor:
-    """Uniform in -0.5..0.5 by a 32-bit integer hash of first, first + 1, ... (mod 2**32)."""
-    x = (torch.arange(count, dtype=torch.int64) + first) & 0xFFFFFFFF
-    for _ in range(2):
-        x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    return (x ^ (x >> 16)).double() / 2**32 - 0.5
-
-
-def hash_weights(module: nn.Module) -> None:
-    """Every parameter from its name alone, so that two implementations start from the same numbers."""
-    for name, parameter in module.named_parameters():
-        name = name.removeprefix("encoder.")
-        key = zlib.crc32(name.encode()) % 10007
-        if name in ("cls_token", "mask_token"):
-            sigma = 0.5
-        elif parameter.ndim == 1:
-            sigma = 0.1
-        else:
-            sigma = 1 / math.sqrt(parameter.numel() / parameter.shape[0])
-        base = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        values = base + hashed(1 + 1000003 * key, parameter.numel()) * math.sqrt(12) * sigma
-        with torch.no_grad():
-            parameter.copy_(values.reshape(parameter.shape))
 
 
 def hashed_images() -> Tensor:

@@ -72,13 +72,15 @@ class EncoderSpec(BaseModel):
 class Tokens:
     """An encoded image: `cls` (B, D) or None, `patches` (B, L, D) row by row, on a grid of `height` x `width`.
 
-    When only some patches were kept, L is their number and their order is that of `keep`.
+    When only some patches were kept, L is their number and their order is that of `keep`. `maps` are features
+    (B, D', h', w') of several depths, shallow to deep, from encoders that give them; dense heads read these.
     """
 
     cls: Tensor | None
     patches: Tensor
     height: int
     width: int
+    maps: tuple[Tensor, ...] = ()
 
     def map(self) -> Tensor:
         """The patches as an image of features (B, D, height, width); refused when some were left out."""

@@ -14,7 +14,7 @@ Letters: B batch, C branches, L patches, N tokens, D width, P patch, S input cha
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -27,7 +27,9 @@ from training.encoders import Encoder, EncoderSpec, Inputs, Tokens
 from training.masking import gather
 
 __all__ = [
+    "Attention",
     "Block",
+    "Mix",
     "Spec",
     "ViT",
     "build",
@@ -39,6 +41,7 @@ __all__ = [
     "patchify",
     "sincos_table",
     "smoke",
+    "split_heads",
     "unpatchify",
     "vit_b12x1",
     "vit_h14",
@@ -126,14 +129,12 @@ class ViT(Encoder):
 
     def positions(self, height: int, width: int) -> Tensor:
         """The position table (1, 1 + height * width, D) of a grid, bicubic between the grid it was made for."""
-        side = self.spec.image // self.patch
-        if (height, width) == (side, side):
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
-        return torch.cat(
-            [self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)], dim=1
-        )
+        return interpolated(self.pos_embed, self.table_side, (height, width))
+
+    @property
+    def table_side(self) -> int:
+        """Patches a side of the position table."""
+        return self.spec.image // self.spec.patch
 
     @property
     def last_layer(self) -> int:
@@ -152,6 +153,10 @@ def _layer(spec: Spec, drop_path: float) -> nn.Module:
         return ParallelBlock(spec, drop_path)
     hidden = spec.mlp * spec.width
     return Block(spec.width, spec.heads, hidden, qkv_bias=spec.has_qkv_bias, drop_path=drop_path)
+
+
+Mix = Callable[[Tensor, Sequence["Attention"]], Tensor]
+"""How tokens look at each other: queries, keys and values (B, N, 3 * C * D) of C attentions to (B, N, C * D)."""
 
 
 class PatchEmbed(nn.Module):
@@ -175,9 +180,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mix: Mix | None = None) -> Tensor:
         """Attended tokens, (B, N, D) to (B, N, D)."""
-        return self.proj(attend(self.qkv(tokens), self.heads))
+        return self.proj((mix or whole)(self.qkv(tokens), (self,)))
 
 
 class Mlp(nn.Module):
@@ -206,9 +211,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, hidden)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mix: Mix | None = None) -> Tensor:
         """Tokens (B, N, D) through the layer."""
-        tokens = tokens + self._dropped(self.attn(self.norm1(tokens)))
+        tokens = tokens + self._dropped(self.attn(self.norm1(tokens), mix))
         return tokens + self._dropped(self.mlp(self.norm2(tokens)))
 
     def _dropped(self, update: Tensor) -> Tensor:
@@ -226,7 +231,7 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, spec: Spec, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.heads, self.branches, self.drop_path = spec.heads, spec.branches, drop_path
+        self.branches, self.drop_path = spec.branches, drop_path
         self.norm1 = nn.LayerNorm(spec.width, eps=NORM_EPS) if spec.shared_norm else None
         self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS) if spec.shared_norm else None
         self.attns, self.ffns = nn.ModuleList(), nn.ModuleList()
@@ -235,11 +240,11 @@ class ParallelBlock(nn.Module):
             self.attns.append(_branch(spec, attn=attn))
             self.ffns.append(_branch(spec, mlp=Mlp(spec.width, spec.mlp * spec.width)))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mix: Mix | None = None) -> Tensor:
         """Tokens (B, N, D) through the layer, all branches of a half in one product."""
         kept, attns = self._survivors(tokens), [cast(Attention, branch.attn) for branch in self.attns]
         weight, bias = folded([attn.qkv for attn in attns], self._norms(self.norm1, self.attns), parts=3)
-        inner = attend(F.linear(centred(tokens), weight, bias), self.heads * self.branches)  # (B, N, C * D)
+        inner = (mix or whole)(F.linear(centred(tokens), weight, bias), attns)  # (B, N, C * D)
         tokens = tokens + summed(inner, [attn.proj for attn in attns], kept)
 
         kept, mlps = self._survivors(tokens), [cast(Mlp, branch.mlp) for branch in self.ffns]
@@ -265,11 +270,15 @@ def _branch(spec: Spec, **body: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(norm | body))
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention of (B, N, 3 * heads * d), ordered query, key, value, then head: (B, N, heads * d)."""
-    batch, count, channels = qkv.shape
-    query, key, value = qkv.view(batch, count, 3, heads, channels // (3 * heads)).permute(2, 0, 3, 1, 4)
+def whole(qkv: Tensor, attns: Sequence[Attention]) -> Tensor:
+    """Every token attends to every other: (B, N, 3 * C * D), ordered query, key, value, then branch, to (B, N, C * D)."""
+    query, key, value = split_heads(qkv, sum(attn.heads for attn in attns))
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def split_heads(qkv: Tensor, heads: int) -> Tensor:
+    """Query, key and value (3, B, heads, N, d) of (B, N, 3 * heads * d)."""
+    return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def centred(tokens: Tensor) -> Tensor:
@@ -336,6 +345,16 @@ def sincos_table(width: int, side: int) -> Tensor:
     rows = along[:, None].expand(-1, side, -1)
     table = torch.cat([columns, rows], dim=2).reshape(1, side * side, width)
     return torch.cat([table.new_zeros(1, 1, width), table], dim=1).float()
+
+
+def interpolated(table: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
+    """A position table (1, 1 + side * side, D) on another grid of patches, bicubic; the first entry stays."""
+    if grid == (side, side):
+        return table
+    exact = table[:, 1:].to(torch.promote_types(table.dtype, torch.float32))
+    image = exact.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], image.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
 def initialise(module: nn.Module) -> None:

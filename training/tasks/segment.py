@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from training.encoders import Encoder, Tokens
 from training.metrics import Confusion
 from training.objectives import Losses, cross_entropy
+from training.pyramid import ChannelNorm
 from training.tasks import Task, TaskSpec
 
 if TYPE_CHECKING:
@@ -85,14 +86,7 @@ class _Doubling(nn.Sequential):
     """A map of twice the side: transposed convolution, norm over channels, GELU."""
 
     def __init__(self, before: int, after: int) -> None:
-        super().__init__(nn.ConvTranspose2d(before, after, 2, stride=2), _ChannelNorm(after), nn.GELU())
-
-
-class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W), each pixel alone."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        return super().forward(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        super().__init__(nn.ConvTranspose2d(before, after, 2, stride=2), ChannelNorm(after), nn.GELU())
 
 
 def build(spec: Spec, encoder: Encoder) -> Segment:
