@@ -62,7 +62,7 @@ GEODATA_ROWS = (
     ("errors", "overrides", "governor"),
     ("transport",),
     ("grid", "sensors", "codec"),
-    ("source", "landcover"),
+    ("source", "landcover", "webmercator"),
     ("earth", "sources", "spec", "continents", "sample", "quality"),
     ("corpus", "chips", "quotas", "sites"),
     ("sampling", "compose"),
@@ -87,7 +87,8 @@ CONTRACTS = ("methods:", "tasks:", "encoders:")  # `name:` is a folder's own __i
 TRAINING_ROWS = (
     (*LEAVES, *CONTRACTS),
     ("encoders",),
-    ("checkpoint", "tasks"),
+    ("weights", "tasks"),
+    ("checkpoint",),
     ("methods",),
     ("evaluate", "loop"),
     ("worker",),

@@ -28,12 +28,14 @@ from typing import Any, cast
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from geodata.errors import Corrupt, Missing
+from geodata.errors import Corrupt, DataError, Missing
 from geodata.shards import file_sha256, sync, write_atomic
+from training import weights
+from training.encoders import Encoder
 
 __all__ = [
     "Checkpoint",
@@ -141,11 +143,12 @@ def load(
 
 
 def export_encoder(
-    encoder: nn.Module, path: Path, provenance: Mapping[str, Any], *, writer: bool = True
+    encoder: Encoder, path: Path, provenance: Mapping[str, Any], *, writer: bool = True
 ) -> Path:
-    """The encoder alone at `path`: model.safetensors and config.json. Every rank calls, `writer` writes.
+    """The encoder alone at `path`: model.safetensors, config.json and a model card. Every rank calls, `writer` writes.
 
-    `load_encoder` builds it again from its `spec`, so it needs no other file.
+    `load_encoder` builds it again from its `spec`, so it needs no other file. Tensors carry timm's names, and where timm
+    can build the network its `create_model("local-dir:...")` reads the same folder.
     """
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
@@ -154,6 +157,7 @@ def export_encoder(
         return path
     spec = cast(BaseModel, encoder.spec)
     config = {
+        **(weights.for_timm(encoder) or {}),
         "format": FORMAT,
         "spec_class": f"{type(spec).__module__}.{type(spec).__qualname__}",
         "spec": spec.model_dump(mode="json"),
@@ -163,14 +167,13 @@ def export_encoder(
         shutil.rmtree(path)
     with _appearing(path) as temporary:
         with _room(path):
-            save_file(
-                {name: value.contiguous() for name, value in tensors.items()}, temporary / "model.safetensors"
-            )
+            save_file(weights.timm_names(tensors), temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (temporary / "README.md").write_text(weights.card(encoder, provenance), encoding="utf-8")
     return path
 
 
-def load_encoder(path: Path | str) -> nn.Module:
+def load_encoder(path: Path | str) -> Encoder:
     """An exported encoder, on the CPU, with its weights; `.spec` says what it reads.
 
     Raises Missing when there is none, Corrupt when its files do not fit together.
@@ -182,11 +185,11 @@ def load_encoder(path: Path | str) -> nn.Module:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         spec = _spec_class(config["spec_class"]).model_validate(config["spec"])
         encoder = importlib.import_module(type(spec).__module__).build(spec)
-        encoder.load_state_dict(load_file(path / "model.safetensors"))
-    except (KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        encoder.load_state_dict(weights.adapted(weights.read(path), encoder))
+    except (KeyError, ValueError, RuntimeError, OSError, DataError) as error:
         text = " ".join(str(error).split())[:300]
         raise Corrupt(f"the encoder at {path} does not load ({text}); export it again") from error
-    return cast(nn.Module, encoder)
+    return cast(Encoder, encoder)
 
 
 def environment() -> dict[str, Any]:

@@ -42,7 +42,8 @@ AHEAD = 2  # batches that wait decoded
 @dataclass(frozen=True)
 class Samples:
     """Raw samples of one stream. Layers (B, T, C, H, W) keep their stored dtype; `bands` and `nodata` say what they
-    hold. `dates` (B, T) are days since 1970-01-01, -1 where a series was padded (with nodata) to the longest."""
+    hold. `dates` (B, T) are days since 1970-01-01, -1 where nobody states a date, or where a series was padded (with
+    nodata) to the longest. `lonlat` (B, 2) is nan for pictures that lie nowhere."""
 
     ids: list[str]
     layers: dict[str, Tensor]
@@ -362,10 +363,10 @@ def _shape(blob: Any, layer: str, row: _Row, name: str) -> tuple[int, ...]:
 
 
 def _padded_dates(series: Sequence[Sequence[Any] | None]) -> NDArray[np.int32]:
-    days = [np.array(dates or [], "datetime64[D]").astype(np.int32) for dates in series]
+    days = [np.array(dates or [], "datetime64[D]") for dates in series]
     out = np.full((len(days), max(len(line) for line in days)), -1, np.int32)
     for number, line in enumerate(days):
-        out[number, : len(line)] = line
+        out[number, : len(line)] = np.where(np.isnat(line), -1, line.astype(np.int64))
     return out
 
 

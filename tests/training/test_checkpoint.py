@@ -147,6 +147,7 @@ def test_an_exported_encoder_is_built_from_its_own_folder(tmp_path):
     moved(method, optimizer)
     checkpoint.export_encoder(method.encoder, tmp_path / "encoder", {"recipe": "tiny_method.smoke"})
     assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
     ]

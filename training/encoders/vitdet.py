@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ __all__ = ["Spec", "ViTDet", "build", "from_vit"]
 class Spec(vit.Spec):
     """A ViT with windows. `image` is the size that tables of relative positions are made for; others interpolate."""
 
+    weightless: ClassVar[frozenset[str]] = vit.Spec.weightless | {
+        "kind", "image", "positions", "window", "whole", "relative", "taps", "final_norm",
+    }  # fmt: skip
     kind: Literal["vitdet"] = "vitdet"  # type: ignore[assignment]
     positions: int | None = Field(None, gt=0)  # pixels the position table is made for; None: `image`
     window: int = Field(14, ge=0)  # patches a side; 0: every layer is global
@@ -115,7 +118,7 @@ def from_vit(weights: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
     table = given["pos_embed"]
     side = round((table.shape[1] - 1) ** 0.5)
     given["pos_embed"] = vit.interpolated(table, side, (spec.table_side, spec.table_side))
-    relative = {name: value for name, value in fresh.items() if name.endswith(_TABLES)}
+    relative = {name: value for name, value in fresh.items() if name.endswith(_TABLES) and name not in given}
     strange = sorted(given.keys() ^ (fresh.keys() - relative.keys()))
     if strange:
         raise ValueError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import nn
 
+from training.encoders import Encoder
 from training.objectives import Losses
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Method(nn.Module):
     same losses.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
 
     def forward(self, batch: Mapping[str, Samples], progress: Progress) -> Losses:
         """Losses of one batch: stream name -> samples, as the recipe's streams are named."""

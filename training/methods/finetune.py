@@ -8,13 +8,13 @@ was: the linear probe.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from training import augment, encoders, tasks
+from training import augment, encoders, tasks, weights
 from training.checkpoint import load_encoder
 from training.encoders import AnyEncoder, Encoder, Inputs, Tokens, vit
 from training.methods import Crop, Losses, Method, MethodSpec, Progress
@@ -31,8 +31,8 @@ __all__ = ["FineTune", "Spec", "build"]
 class Spec(MethodSpec):
     """A task on an encoder. It reads the stream `labelled`.
 
-    `init` is the folder of an exported encoder; without it the encoder starts from chance. `encoder` may be left out
-    when `init` is given, and must agree with it when both are.
+    `init` is the folder of an exported encoder, or a file of weights in timm's or MAE's names; without it the encoder
+    starts from chance. `encoder` may be left out for a folder, and must agree with what `init` holds when both are given.
     """
 
     task: AnyTask
@@ -125,22 +125,29 @@ class FineTune(Method):
 
 
 def _encoder(spec: Spec) -> Encoder:
-    """The spec's encoder: from chance, or with the weights and input statistics of `init`."""
+    """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
     if spec.init is None:
         assert spec.encoder is not None  # the spec saw to it
         return encoders.build(spec.encoder)
+    bare = weights.is_file(spec.init)
     with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
-        loaded = cast(Encoder, load_encoder(spec.init))
+        loaded = None if bare else load_encoder(spec.init)
     if spec.encoder is None:
+        if loaded is None:
+            raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
         return loaded
-    different = spec.encoder.unlike(loaded.spec)
-    if different:
-        raise ValueError(
-            f"the encoder in {spec.init} has another {', '.join(different)} than method.encoder: "
-            "make them agree or set method.encoder=null"
-        )
-    encoder = encoders.build(spec.encoder.model_copy(update={"inputs": loaded.spec.inputs}))
-    encoder.load_state_dict(loaded.state_dict())
+    wanted = spec.encoder
+    if loaded is not None:
+        different = wanted.unlike(loaded.spec)
+        if different:
+            raise ValueError(
+                f"the encoder in {spec.init} has another {', '.join(different)} than method.encoder: "
+                "make them agree or set method.encoder=null"
+            )
+        wanted = wanted.model_copy(update={"inputs": loaded.spec.inputs})
+    encoder = encoders.build(wanted)
+    held = weights.read(spec.init) if loaded is None else loaded.state_dict()
+    encoder.load_state_dict(weights.adapted(held, encoder))
     return encoder
 
 
