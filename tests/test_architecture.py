@@ -25,6 +25,7 @@ REPORT = ("pipelines/report.py", "pipelines/page.py", "pipelines/charts.py")
 # Third-party imports and the only places (path prefixes) that may have them.
 PLACES: dict[str, tuple[str, ...]] = {
     "affine": ("geodata/",),
+    "blake3": ("geodata/sample.py",),
     "ee": ("geodata/sources/earth_engine.py",),
     "jinja2": REPORT,
     "markupsafe": REPORT,
@@ -55,19 +56,21 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 
 # What training may know of geodata: values and shards, never sources.
-TRAINING_READS = ("sample", "shards", "sensors", "codec", "errors", "benchmarks")
+TRAINING_READS = ("sample", "shards", "manifest", "moments", "files", "sensors", "codec", "errors", "benchmarks")
 
 # Inside a package a module imports from its own row or the rows above it.
 GEODATA_ROWS = (
-    ("errors", "overrides", "governor"),
+    ("errors", "overrides", "governor", "files"),
     ("transport",),
-    ("grid", "sensors", "codec"),
-    ("source", "landcover", "webmercator"),
-    ("earth", "sources", "spec", "continents", "sample", "quality"),
-    ("corpus", "chips", "quotas", "sites"),
+    ("grid", "sensors", "codec", "radiometry", "likeness"),
+    ("source", "classes", "landcover", "webmercator"),
+    ("earth", "sources", "layout", "spec", "continents", "sample", "moments", "preview", "quality"),
+    ("alignment", "census", "contamination", "quotas", "lattice"),
+    ("corpus", "chips", "ledger", "sites"),
+    ("splits",),
     ("sampling", "compose"),
-    ("shards",),
-    ("build", "pictures", "contamination", "stubs"),
+    ("shards", "manifest"),
+    ("build", "exports", "pictures", "stubs"),
     ("benchmarks",),
 )
 LEAVES = (
@@ -80,6 +83,7 @@ LEAVES = (
     "metrics",
     "optim",
     "augment",
+    "meter",
     "parallel",
     "pyramid",
 )
@@ -89,8 +93,11 @@ TRAINING_ROWS = (
     ("encoders",),
     ("weights", "tasks"),
     ("checkpoint",),
+    ("export",),
     ("methods",),
-    ("evaluate", "loop"),
+    ("evaluate", "record"),
+    ("loop", "budget"),
+    ("profile",),
     ("worker",),
     ("__main__",),
 )

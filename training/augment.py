@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 if TYPE_CHECKING:
     from training.encoders import Inputs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["any_date", "dihedral", "prepare", "random_resized_crop"]
 
 
+@record_function("augment")
 def prepare(samples: Samples, inputs: Inputs, date: Tensor | None = None) -> Tensor:
     """Images (B, C, H, W) float32 of the bands an encoder reads: (value - mean) / std, nodata 0, which is the mean.
 
@@ -45,12 +47,14 @@ def prepare(samples: Samples, inputs: Inputs, date: Tensor | None = None) -> Ten
     return normal if nodata is None else normal.masked_fill(images == nodata, 0.0)
 
 
+@record_function("augment")
 def any_date(samples: Samples, layer: str, generator: Generator | None = None) -> Tensor:
     """For each sample the index (B,) of one of its dates, drawn evenly; padding is never drawn."""
     known = samples.dates[layer] >= 0  # (B, T)
     return torch.multinomial(known.float(), 1, generator=generator).squeeze(1)
 
 
+@record_function("augment")
 def random_resized_crop(
     images: Tensor,
     size: int,
@@ -80,6 +84,7 @@ def random_resized_crop(
     return crops, _cut(labels[:, None].float(), grid, "nearest")[:, 0].to(labels.dtype)
 
 
+@record_function("augment")
 def dihedral(
     images: Tensor, labels: Tensor | None = None, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor | None]:

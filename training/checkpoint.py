@@ -1,15 +1,14 @@
-"""What a run leaves on disk: checkpoints to go on from, the encoder alone, and where it all came from.
+"""Checkpoints to go on from, and where a run came from.
 
-A checkpoint is a folder that appears whole (`step-000120/`: state.pt, then meta.json, synced, then renamed) or not at
-all. State is kept by parameter name and unsharded, so a run goes on with another number of processes. It carries the
-digest of its recipe and is refused by any other. An exported encoder is safetensors plus config.json: its spec with
-the statistics its inputs need, and its provenance; no pickle anywhere.
+A checkpoint is a folder that appears whole (`step-000120/`: one safetensors file of each rank's shards, then meta.json,
+synced, then renamed) or not at all. torch's distributed checkpoint writes and reads it, so that a run goes on with
+another number of processes and no rank ever holds what it has no room for; no pickle anywhere. It carries the digest of
+its recipe and is refused by any other.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import logging
 import os
@@ -18,7 +17,9 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,32 +27,37 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
-from geodata.errors import Corrupt, DataError, Missing
-from geodata.shards import file_sha256, sync, write_atomic
-from training import weights
-from training.encoders import Encoder
+from geodata.errors import Corrupt
+from geodata.files import file_sha256, sync, write_atomic
 
 __all__ = [
     "Checkpoint",
+    "Saver",
+    "appearing",
     "environment",
-    "export_encoder",
     "latest",
     "load",
-    "load_encoder",
-    "save",
+    "room",
     "write_json",
+    "write_text",
 ]
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{6,})")
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -62,52 +68,108 @@ class Checkpoint:
     step: int
     digest: str
     position: Mapping[str, int]
-    sha256: str
+    files: Mapping[str, str]
     losses: Mapping[str, float]
 
 
-def save(
-    folder: Path,
-    step: int,
-    method: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    digest: str,
-    position: Mapping[str, int],
-    losses: Mapping[str, float],
-    keep: int,
-    writer: bool = True,
-) -> Path:
-    """Write `folder/step-NNNNNN` and remove all but the newest `keep`. Every rank calls, `writer` (rank 0) writes.
+class Saver:
+    """Writes checkpoints while training goes on: state is copied to host memory, then a thread does the rest.
 
-    Raises OSError in one sentence when the disk is full; nothing half-written stays behind.
+    Every rank has one and calls it alike; each writes its own shards. A folder appears whole, in its place, once every
+    shard is on disk. Beyond the newest `keep`, the one with the least loss `best` is kept, if that is given. Use it as a
+    context: leaving waits for what is being written, and is where a failure of the thread is raised at the latest.
     """
-    if writer:
-        _sweep(folder)
-    model, state = get_state_dict(method, optimizer, options=_WHOLE)
-    path = folder / f"step-{step:06d}"
-    if not writer:
+
+    def __init__(
+        self, folder: Path, *, keep: int, best: str | None = None, rank: int = 0, world: int = 1
+    ) -> None:
+        self.folder, self.keep, self.best, self.rank, self.world = folder, keep, best, rank, world
+        self._group: Any = None  # the thread's own, beside training's
+        if world > 1:
+            self._group = dist.new_group(backend="gloo")
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+        if rank == 0:
+            _sweep(folder)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown(wait=kind is None or self.world == 1)
+
+    def save(
+        self,
+        step: int,
+        method: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        digest: str,
+        position: Mapping[str, int],
+        losses: Mapping[str, float],
+    ) -> None:
+        """Begin to write `folder/step-NNNNNN`, after the one before is there. Raises what writing that one raised."""
+        self.wait()
+        state = _state(method, optimizer)
+        copied = {name: _copied(value) for name, value in state.items()}
+        meta = {"step": step, "digest": digest, "position": dict(position), "losses": dict(losses)}
+        self._writing = self._pool.submit(self._write, copied, meta)
+
+    def wait(self) -> Path | None:
+        """Until nothing is being written: the folder that was, or None. Raises OSError in one sentence when the disk is
+        full; nothing half-written stays behind."""
+        writing, self._writing = self._writing, None
+        return None if writing is None else writing.result()
+
+    def _write(self, state: dict[str, Any], meta: dict[str, Any]) -> Path:
+        path = self.folder / f"step-{meta['step']:06d}"
+        if self.rank:  # rank 0 makes the folder and publishes it; the others only add their shards
+            self._store(state, _temporary(path))
+            return path
+        with appearing(path) as temporary:
+            self._store(state, temporary)
+            files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
+            sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
+            whole = {"format": FORMAT, **meta, "files": files, "bytes": sizes}
+            (temporary / "meta.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+        self._prune()
         return path
-    with _appearing(path) as temporary:
-        with _room(path):
-            torch.save({"model": model, "optimizer": state}, temporary / "state.pt")
-        meta = {
-            "format": FORMAT,
-            "step": step,
-            "digest": digest,
-            "position": dict(position),
-            "losses": dict(losses),
-            "bytes": (temporary / "state.pt").stat().st_size,
-            "sha256": file_sha256(temporary / "state.pt"),
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    for old in _complete(folder)[:-keep]:
-        shutil.rmtree(old.path)
-    return path
+
+    def _store(self, state: dict[str, Any], folder: Path) -> None:
+        """This rank's shards as a safetensors file; that of a single process needs no one else's word."""
+        with room(folder):
+            if self._group is None:
+                whole = {name: value.contiguous() for name, value in state.items()}
+                save_file(whole, folder / "shard-00001.safetensors")
+                return
+            dist.barrier(self._group)
+            writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            dcp.save(state, storage_writer=writer, process_group=self._group)
+
+    def _prune(self) -> None:
+        found = _complete(self.folder)
+        kept = {checkpoint.path for checkpoint in found[-self.keep :]}
+        told = [
+            checkpoint for checkpoint in found if self.best is not None and self.best in checkpoint.losses
+        ]
+        if told:
+            least = min(told, key=lambda checkpoint: checkpoint.losses[str(self.best)])
+            kept.add(least.path)
+            write_json(
+                self.folder / "best.json",
+                {"step": least.step, "loss": self.best, "value": least.losses[str(self.best)]},
+            )
+        for old in found:
+            if old.path not in kept:
+                shutil.rmtree(old.path)
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The newest complete checkpoint; one without its meta or with a state of another length does not count."""
+    """The newest complete checkpoint; one without its meta or with a file of another length does not count."""
     found = _complete(folder)
     return found[-1] if found else None
 
@@ -115,81 +177,79 @@ def latest(folder: Path) -> Checkpoint | None:
 def load(
     checkpoint: Checkpoint, method: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, digest: str
 ) -> None:
-    """Put a checkpoint's state into a method and, where one is given, its optimizer.
+    """Put a checkpoint's state into a method and, where one is given, its optimizer; every rank calls.
 
-    Raises ValueError for a checkpoint of another recipe, Corrupt for one whose bytes changed.
+    The number of ranks may be another than that which wrote it: each reads the rows it now holds. Raises ValueError for
+    a checkpoint of another recipe, Corrupt, on all ranks, for one whose bytes changed.
     """
     if checkpoint.digest != digest:
         raise ValueError(
             f"checkpoint {checkpoint.path} is of recipe {checkpoint.digest[:12]}, this run's is {digest[:12]}: a run "
             "goes on only with the settings it began with; give a new run folder, or undo the changed settings"
         )
-    path = checkpoint.path / "state.pt"
-    if file_sha256(path) != checkpoint.sha256:
-        raise Corrupt(
-            f"checkpoint {path} does not match its sha256; delete {checkpoint.path.name} to go on from the one before"
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    _check(checkpoint)
+    state = _state(method, optimizer)
+    alone = not (dist.is_available() and dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it should be, alone
+        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(checkpoint.path)), no_dist=alone)
     if optimizer is None:
-        method.load_state_dict(state["model"])
+        set_model_state_dict(method, {name.removeprefix("model."): value for name, value in state.items()})
         return
-    set_state_dict(
-        method,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=_WHOLE,
-    )
-
-
-def export_encoder(
-    encoder: Encoder, path: Path, provenance: Mapping[str, Any], *, writer: bool = True
-) -> Path:
-    """The encoder alone at `path`: model.safetensors, config.json and a model card. Every rank calls, `writer` writes.
-
-    `load_encoder` builds it again from its `spec`, so it needs no other file. Tensors carry timm's names, and where timm
-    can build the network its `create_model("local-dir:...")` reads the same folder.
-    """
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict
-
-    tensors = cast(dict[str, torch.Tensor], get_model_state_dict(encoder, options=_WHOLE))
-    if not writer:
-        return path
-    spec = cast(BaseModel, encoder.spec)
-    config = {
-        **(weights.for_timm(encoder) or {}),
-        "format": FORMAT,
-        "spec_class": f"{type(spec).__module__}.{type(spec).__qualname__}",
-        "spec": spec.model_dump(mode="json"),
-        "provenance": dict(provenance),
+    model, moments = _both(method, optimizer)
+    moments |= {
+        name.removeprefix("optimizer."): value
+        for name, value in state.items()
+        if name.startswith("optimizer.")
     }
-    if path.exists():
-        shutil.rmtree(path)
-    with _appearing(path) as temporary:
-        with _room(path):
-            save_file(weights.timm_names(tensors), temporary / "model.safetensors")
-        (temporary / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        (temporary / "README.md").write_text(weights.card(encoder, provenance), encoding="utf-8")
-    return path
+    model |= {
+        name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")
+    }
+    set_state_dict(method, optimizer, model_state_dict=model, optim_state_dict=moments, options=_FLAT)
 
 
-def load_encoder(path: Path | str) -> Encoder:
-    """An exported encoder, on the CPU, with its weights; `.spec` says what it reads.
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
-    Raises Missing when there is none, Corrupt when its files do not fit together.
-    """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise Missing(f"no exported encoder at {path}: there is no config.json; pretrain to the end first")
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        spec = _spec_class(config["spec_class"]).model_validate(config["spec"])
-        encoder = importlib.import_module(type(spec).__module__).build(spec)
-        encoder.load_state_dict(weights.adapted(weights.read(path), encoder))
-    except (KeyError, ValueError, RuntimeError, OSError, DataError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise Corrupt(f"the encoder at {path} does not load ({text}); export it again") from error
-    return cast(Encoder, encoder)
+
+def _both(method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    model, moments = get_state_dict(method, optimizer, options=_FLAT)
+    return cast(dict[str, Any], model), cast(dict[str, Any], moments)
+
+
+def _state(method: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """This rank's tensors by name. Rates and the like are no state: they follow from the recipe and the step."""
+    moments: dict[str, Any] = {}
+    if optimizer is None:
+        model = cast(dict[str, Any], get_model_state_dict(method))
+    else:
+        model, moments = _both(method, optimizer)
+    found = {f"model.{name}": value for name, value in model.items()}
+    found |= {
+        f"optimizer.{name}": value for name, value in moments.items() if isinstance(value, torch.Tensor)
+    }
+    return found
+
+
+def _copied(value: torch.Tensor) -> torch.Tensor:
+    """On the host, its own memory, sharded as it was."""
+    return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raise Corrupt, on all ranks alike, when a file changed. Ranks share the reading."""
+    alone = not (dist.is_available() and dist.is_initialized())
+    rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    mine = list(checkpoint.files.items())[rank::world]
+    changed = [name for name, digest in mine if file_sha256(checkpoint.path / name) != digest]
+    if not alone:
+        told: list[list[str]] = [[] for _ in range(world)]
+        dist.all_gather_object(told, changed)
+        changed = [name for names in told for name in names]
+    if changed:
+        raise Corrupt(
+            f"checkpoint {checkpoint.path / changed[0]} does not match its sha256; delete {checkpoint.path.name} to go on "
+            "from the one before"
+        )
 
 
 def environment() -> dict[str, Any]:
@@ -222,9 +282,11 @@ def _complete(folder: Path) -> list[Checkpoint]:
             continue
         try:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            whole = meta["format"] == FORMAT and (path / "state.pt").stat().st_size == meta["bytes"]
+            whole = meta["format"] == FORMAT and all(
+                (path / name).stat().st_size == size for name, size in meta["bytes"].items()
+            )
             checkpoint = Checkpoint(
-                path, meta["step"], meta["digest"], meta["position"], meta["sha256"], meta["losses"]
+                path, meta["step"], meta["digest"], meta["position"], meta["files"], meta["losses"]
             )
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
@@ -235,11 +297,15 @@ def _complete(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")
+
+
 @contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when all went well and is deleted when not."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    with _room(path):
+    temporary = _temporary(path)
+    with room(path):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -256,7 +322,7 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
+def room(path: Path) -> Iterator[None]:
     """Turns every way of saying that the disk is full into one sentence."""
     try:
         yield
@@ -276,14 +342,6 @@ def _room(path: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     for rest in folder.glob(".tmp-step-*"):
         shutil.rmtree(rest, ignore_errors=True)
-
-
-def _spec_class(address: str) -> type[BaseModel]:
-    module, _, name = address.rpartition(".")
-    found = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise ValueError(f"{address} is not an encoder's spec")
-    return found
 
 
 def _version(name: str) -> str | None:

@@ -8,6 +8,7 @@ prediction for what names them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from training.methods import Losses, Method, Progress, build
 from training.metrics import IGNORE, Mean, Metric
 from training.recipe import Recipe, replace
 
-__all__ = ["evaluate", "held_out", "predictions", "reconstructions", "restore"]
+__all__ = ["evaluate", "held_out", "losses", "predictions", "reconstructions", "restore"]
 
 SIDE = 256  # pixels of a panel, at least
 RGB = tuple[int, int, int]
@@ -59,28 +60,47 @@ def evaluate(
 
     Raises ValueError when there is no batch.
     """
-    was_training, model = method.training, cast(Any, method)
-    method.eval()
-    metric: Metric | None = model.metric() if hasattr(method, "predict") else None
+    if not hasattr(method, "predict"):
+        return losses(method, batches, device)
+    model = cast(Any, method)
+    metric: Metric = model.metric()
+    with _judged(method):
+        for batch in _some(batches, device):
+            (samples,) = batch.values()
+            metric = metric.update(model.predict(samples).cpu(), model.target(samples).cpu())
+    return metric.scores()
+
+
+@torch.no_grad()
+def losses(
+    method: nn.Module, batches: Iterable[Mapping[str, Samples]], device: str = "cpu"
+) -> dict[str, float]:
+    """Mean losses of a method over all batches, in evaluation mode; as `evaluate` otherwise."""
     means: dict[str, Mean] = {}
+    with _judged(method):
+        for batch in _some(batches, device):
+            number = max(len(samples) for samples in batch.values())
+            found: Losses = method(batch, Progress(1, 1))
+            for name, value in {"loss": found.total, **found.parts}.items():
+                means[name] = means.get(name, Mean(name)).update(value.detach().cpu().expand(number))
+    return {name: score for mean in means.values() for name, score in mean.scores().items()}
+
+
+@contextmanager
+def _judged(method: nn.Module) -> Iterator[None]:
+    was_training = method.training
+    method.eval()
+    yield
+    method.train(was_training)
+
+
+def _some(batches: Iterable[Mapping[str, Samples]], device: str) -> Iterator[dict[str, Samples]]:
     seen = 0
     for batch in batches:
-        moved = {name: samples.to(device) for name, samples in batch.items()}
-        number = max(len(samples) for samples in moved.values())
-        seen += number
-        if metric is not None:
-            (samples,) = moved.values()
-            metric = metric.update(model.predict(samples).cpu(), model.target(samples).cpu())
-            continue
-        losses: Losses = method(moved, Progress(1, 1))
-        for name, value in {"loss": losses.total, **losses.parts}.items():
-            means[name] = means.get(name, Mean(name)).update(value.detach().cpu().expand(number))
-    method.train(was_training)
+        seen += 1
+        yield {name: samples.to(device) for name, samples in batch.items()}
     if not seen:
         raise ValueError("nothing to evaluate: the batches are empty; choose a split that has samples")
-    if metric is not None:
-        return metric.scores()
-    return {name: score for mean in means.values() for name, score in mean.scores().items()}
 
 
 def reconstructions(method: nn.Module, samples: Samples, folder: Path, count: int = 4) -> list[Path]:

@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +28,9 @@ from torch import Tensor
 
 from geodata import codec
 from geodata.errors import Corrupt, Missing
-from geodata.sample import FileMeta
-from geodata.shards import Corpus, Moments, Unit, open_corpus, open_shard, read_table
+from geodata.manifest import Unit, open_corpus
+from geodata.moments import Moments
+from geodata.shards import read_table
 from training.recipe import Stream
 
 __all__ = ["Batch", "Feed", "Samples", "once", "statistics"]
@@ -178,7 +178,7 @@ def statistics(
         if (str(corpus.root), stream.split) in seen:
             continue
         seen.add((str(corpus.root), stream.split))
-        tables = {sensor.prefix: sensor.band_names for sensor in _meta(corpus).sensors}
+        tables = {sensor.prefix: sensor.band_names for sensor in corpus.meta().sensors}
         for layer, moments in corpus.stats(stream.split).items():
             bands, before = found.get(layer, (tables[layer], None))
             if bands != tables[layer]:
@@ -210,12 +210,12 @@ class _Source:
     def __init__(self, stream: Stream) -> None:
         corpus = open_corpus(stream.corpus)
         where = f"corpus {corpus.name}@{corpus.version}"
-        self.parts = _parts(corpus, stream.split)
+        self.parts = [_Part(unit, rows) for unit, rows in corpus.parts(stream.split)]
         if not self.parts:
             raise ValueError(
                 f"{where} has no sample in split {stream.split!r}; it has {corpus.counts().get('split', {})}"
             )
-        meta = _meta(corpus)
+        meta = corpus.meta()
         self.sensors = {sensor.prefix: sensor for sensor in meta.sensors}
         for layer in stream.layers:
             if layer not in self.sensors:
@@ -228,7 +228,7 @@ class _Source:
         """One row group, checksums verified, with the columns this stream needs."""
         columns = ["sample_id", "region_id", "lon", "lat", *(f"label_{name}" for name in self.labels)]
         columns += [f"{layer}_{column}" for layer in self.layers for column in ("pixels", "dates")]
-        return read_table(unit.path, unit.row_group, columns).combine_chunks()
+        return read_table(unit.path, unit.row_group, columns, unit.footer_sha256).combine_chunks()
 
     def decode(self, rows: Sequence[_Row], pool: ThreadPoolExecutor) -> Samples:
         """Rows as one batch; each blob is unpacked into its place in the batch's array."""
@@ -320,33 +320,6 @@ class _Order:
             if waiting:
                 yield [_Row(table.result(), row, part.unit) for part, row, table in waiting]
             waiting = [(part, row, tables[id(part)]) for part, row in window]
-
-
-def _parts(corpus: Corpus, split: str) -> list[_Part]:
-    parts = []
-    for record in corpus.records:
-        here = record.counts.get("split", {}).get(split, 0)
-        if not here:
-            continue
-        path = corpus.shard_path(record)
-        for group, rows in enumerate(record.row_groups):
-            unit = Unit(path, group, rows)
-            kept = np.arange(rows)
-            if here != record.rows:
-                found = read_table(path, group, ["split"])["split"].to_pylist()
-                kept = np.flatnonzero(np.array(found) == split)
-            if len(kept):
-                parts.append(_Part(unit, kept))
-    return parts
-
-
-def _meta(corpus: Corpus) -> FileMeta:
-    path = next((corpus.shard_path(record) for record in corpus.records if record.rows), None)
-    if path is None:
-        raise Missing(f"corpus {corpus.name}@{corpus.version} has no samples; curate it with other quotas")
-    file, meta = open_shard(Path(path))
-    file.close()
-    return meta
 
 
 def _shape(blob: Any, layer: str, row: _Row, name: str) -> tuple[int, ...]:

@@ -8,32 +8,29 @@ no generator has to be saved and a run that was killed goes on bit for bit: same
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from training import checkpoint as checkpoints
-from training import optim, parallel
+from training import evaluate, optim, parallel
 from training.checkpoint import Checkpoint
+from training.export import export_encoder
 from training.feed import Feed, Samples, statistics
+from training.meter import Meter
 from training.methods import Method, Progress, build
 from training.recipe import Recipe, fill_inputs
+from training.record import Record, Sink, said
 
 __all__ = ["NonFiniteError", "Sink", "Summary", "read_summary", "standing", "train"]
-
-log = logging.getLogger(__name__)
-Sink = Callable[[int, dict[str, float]], None]
-"""Called by rank 0 with (step, numbers) whenever a line is written to metrics.jsonl."""
 
 
 class NonFiniteError(RuntimeError):
@@ -76,41 +73,37 @@ def train(
         raise ValueError(f"{folder} holds a run at step {found.step}; give a new run folder, or let it go on")
     torch.manual_seed(recipe.seed)
     method = build(recipe.method).to(device)
-    module = parallel.wrap(method, recipe.parallel, place)
-    if recipe.compile:
-        module.compile()
+    module = parallel.wrap(method, recipe, place)
     optimizer = optim.build(method, recipe.optim)
     if found is not None:
         checkpoints.load(found, method, optimizer, digest=recipe.digest)
     start, position = (found.step, found.position) if found is not None else (0, None)
     losses = dict(found.losses) if found is not None else {}
-    began = time.monotonic()
-    record = _Record(folder, recipe, start, sink) if rank == 0 else None
+    began, meter = time.monotonic(), Meter(device, recipe.precision)
+    record = Record(folder, recipe, start, sink, meter) if rank == 0 else None
     shares = {name: share // recipe.accumulate for name, share in recipe.shares().items()}
     feed = Feed(recipe.streams, shares, recipe.seed, rank, world, position, pin=device.startswith("cuda"))
-    with closing(iter(feed)) as batches:
+    best = "val_loss" if recipe.validate_every else None
+    saver = checkpoints.Saver(folder / "checkpoints", keep=recipe.keep, best=best, rank=rank, world=world)
+    with closing(iter(feed)) as batches, saver:
         for step in range(start, recipe.steps):
-            losses, waited = _step(recipe, step, method, module, optimizer, batches, place)
+            counted = meter if step == start else None
+            losses, waited = _step(recipe, step, method, module, optimizer, batches, place, counted)
+            last = step + 1 == recipe.steps
             if record is not None:
                 record.add(step + 1, losses, waited)
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-                path = checkpoints.save(
-                    folder / "checkpoints",
-                    step + 1,
-                    method,
-                    optimizer,
-                    digest=recipe.digest,
-                    position=feed.position,
-                    losses=losses,
-                    keep=recipe.keep,
-                    writer=rank == 0,
+            if recipe.validate_every and ((step + 1) % recipe.validate_every == 0 or last):
+                losses |= _validated(recipe, method, place, record, step + 1)
+            if (step + 1) % recipe.checkpoint_every == 0 or last:
+                saver.save(
+                    step + 1, method, optimizer, digest=recipe.digest, position=feed.position, losses=losses
                 )
-                parallel.barrier(world)
-                if on_checkpoint is not None:
+                path = saver.wait() if on_checkpoint is not None or last else None
+                if on_checkpoint is not None and path is not None:
                     on_checkpoint(path)
     corpora = {name: stream.corpus for name, stream in recipe.streams.items()}
     origin = {"recipe": recipe.name, "digest": recipe.digest, "steps": recipe.steps, "corpora": corpora}
-    encoder = checkpoints.export_encoder(method.encoder, folder / "encoder", origin, writer=rank == 0)
+    encoder = export_encoder(method.encoder, folder / "encoder", origin, writer=rank == 0)
     seconds = time.monotonic() - began
     summary = Summary(recipe.name, recipe.digest, recipe.steps, losses, seconds, str(encoder))
     if rank == 0:
@@ -143,6 +136,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     batches: Iterator[dict[str, Samples]],
     place: parallel.Place,
+    meter: Meter | None,
 ) -> tuple[dict[str, float], float]:
     """One step of the optimizer over `accumulate` batches: losses averaged over all ranks, and seconds of waiting."""
     progress = Progress(step, recipe.steps)
@@ -153,12 +147,15 @@ def _step(
     waited = 0.0
     for part in range(recipe.accumulate):
         tick = time.monotonic()
-        batch = {name: samples.to(place.device) for name, samples in next(batches).items()}
+        with record_function("data"):
+            batch = {name: samples.to(place.device) for name, samples in next(batches).items()}
         waited += time.monotonic() - tick
         with parallel.accumulating(module, last=part == recipe.accumulate - 1):
-            with parallel.autocast(recipe.precision, place.device):
+            counting = meter.forward() if meter is not None else nullcontext()
+            with parallel.autocast(recipe.precision, place.device), counting, record_function("forward"):
                 losses = module(batch, progress)
-            (losses.total / recipe.accumulate).backward()
+            with record_function("backward"):
+                (losses.total / recipe.accumulate).backward()
         for name, value in {"loss": losses.total, **losses.parts}.items():
             sums[name] = sums.get(name, 0) + value.detach().float() / recipe.accumulate
     norm = optim.clip(method.parameters(), recipe.optim.clip)
@@ -168,65 +165,34 @@ def _step(
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise NonFiniteError(
-            f"{bad[0]} is {values[bad[0]]} in step {step + 1} ({_said(values)}); nothing was changed by it: "
+            f"{bad[0]} is {values[bad[0]]} in step {step + 1} ({said(values)}); nothing was changed by it: "
             "lower optim.lr_per_256, set optim.clip, or look at the batch"
         )
-    optim.set_rate(optimizer, optim.rate(recipe, progress))
-    optimizer.step()
-    method.after_step(Progress(step + 1, recipe.steps))
+    with record_function("optimizer"):
+        optim.set_rate(optimizer, optim.rate(recipe, progress))
+        optimizer.step()
+    with record_function("after_step"):
+        method.after_step(Progress(step + 1, recipe.steps))
     return values, waited
+
+
+def _validated(
+    recipe: Recipe, method: Method, place: parallel.Place, record: Record | None, step: int
+) -> dict[str, float]:
+    """Mean losses over the validation split as `val_...`, on every rank alike; rank 0 writes them down."""
+    with record.paused() if record is not None else nullcontext():
+        with parallel.autocast(recipe.precision, place.device):
+            found = evaluate.losses(method, evaluate.held_out(recipe, "val"), place.device)
+        values = {f"val_{name}": value for name, value in found.items()}
+        if record is not None:
+            record.write(step, values)
+    return values
 
 
 def read_summary(run_dir: Path | str) -> Summary | None:
     """The summary of a finished run, or None."""
     path = Path(run_dir) / "done.json"
     return Summary(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-
-class _Record:
-    """metrics.jsonl and the line for people. Going on from a step forgets what was written after it."""
-
-    def __init__(self, folder: Path, recipe: Recipe, start: int, sink: Sink | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_text(folder / "recipe.json", recipe.dump())
-        checkpoints.write_json(folder / "environment.json", checkpoints.environment())
-        self.path, self.recipe, self.sink, self.start = folder / "metrics.jsonl", recipe, sink, start
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        checkpoints.write_text(self.path, "".join(line for line in lines if _step_of(line) <= start))
-        self.began = self.since = time.monotonic()
-        self.steps, self.waited = 0, 0.0
-
-    def add(self, step: int, losses: Mapping[str, float], waited: float) -> None:
-        """One step's losses; every `log_every` steps (and the first and last) they are written down."""
-        self.steps, self.waited = self.steps + 1, self.waited + waited
-        if step % self.recipe.log_every and step not in (1, self.recipe.steps):
-            return
-        now = time.monotonic()
-        values = dict(losses) | {
-            "lr": optim.rate(self.recipe, Progress(step - 1, self.recipe.steps)),
-            "samples_per_second": round(self.recipe.batch * self.steps / (now - self.since), 2),
-            "data_wait": round(self.waited / (now - self.since), 4),
-        }
-        self.since, self.steps, self.waited = now, 0, 0.0
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
-        left = (now - self.began) / (step - self.start) * (self.recipe.steps - step)
-        said, whole = timedelta(seconds=round(left)), self.recipe.steps
-        log.info("%s step %d/%d  %s  (%s left)", self.recipe.name, step, whole, _said(values), said)
-        if self.sink is not None:
-            self.sink(step, values)
-
-
-def _step_of(line: str) -> float:
-    """The step a line speaks of; infinity for one that was cut off by a kill."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _said(values: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

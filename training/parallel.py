@@ -6,10 +6,12 @@ one process holds the model itself. CPU processes talk through gloo, GPUs throug
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -17,11 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from training.methods import Losses, Method
-from training.recipe import Ddp, Fsdp, Single
+from training.recipe import Ddp, Fsdp, Recipe, Single
 
-__all__ = ["Place", "accumulating", "autocast", "barrier", "joined", "mean_over_ranks", "wrap"]
+__all__ = ["Place", "accumulating", "autocast", "barrier", "blocks", "joined", "mean_over_ranks", "wrap"]
 
 
 @dataclass(frozen=True)
@@ -57,32 +60,80 @@ def joined(device: str | None = None) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
-def wrap(method: Method, parallel: Single | Ddp | Fsdp, place: Place) -> nn.Module:
+def wrap(method: Method, recipe: Recipe, place: Place) -> nn.Module:
     """What the loop calls in place of `method`: the same parameters, with gradients averaged over all ranks.
 
-    Raises ValueError when `single` is given company.
+    Layers keep, or compute again, what their backward pass needs, as the recipe's `activations` say. Raises ValueError when
+    `single` is given company.
     """
+    if recipe.activations != "keep":
+        for block in blocks(method):
+            _forgetful(block, selective=recipe.activations == "selective")
+    module = _joined_up(method, recipe, place)
+    if recipe.compile:
+        module.compile()
+    return module
+
+
+def _joined_up(method: Method, recipe: Recipe, place: Place) -> nn.Module:
+    settings = recipe.parallel
     if place.world == 1:
         return method
-    if isinstance(parallel, Single):
+    if isinstance(settings, Single):
         raise ValueError(
             f"parallel.kind=single runs in one process, not {place.world}; set parallel.kind=ddp or one worker"
         )
-    if isinstance(parallel, Ddp):
-        return DistributedDataParallel(method, find_unused_parameters=parallel.find_unused)
-    return _sharded(method, parallel, place)
+    if isinstance(settings, Ddp):
+        return DistributedDataParallel(method, find_unused_parameters=settings.find_unused)
+    return _sharded(method, settings, recipe.precision, place)
 
 
-def _sharded(method: Method, parallel: Fsdp, place: Place) -> nn.Module:
+def _sharded(method: Method, settings: Fsdp, precision: str, place: Place) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if Losses not in pytree.SUPPORTED_NODES:
         pytree.register_pytree_node(Losses, lambda given: ([given.total], given.parts), _again)
     mesh = init_device_mesh(torch.device(place.device).type, (place.world,))
-    for block in _blocks(method):
-        fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
-    return cast(nn.Module, fully_shard(method, mesh=mesh))
+    travel = torch.bfloat16 if precision == "bf16" else None  # gathered in halves, gradients summed in wholes
+    policy = MixedPrecisionPolicy(param_dtype=travel, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in blocks(method):
+        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard, mp_policy=policy)
+    return cast(nn.Module, fully_shard(method, mesh=mesh, mp_policy=policy))
+
+
+_PRODUCTS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+"""What costs most to compute again: matrix products and attention. Norms and activations are cheap."""
+
+
+def _forgetful(block: nn.Module, *, selective: bool) -> None:
+    """Let a layer drop what its backward pass needs and compute it again then: all, or all but the products."""
+    context: dict[str, Any] = {}
+    if selective:
+
+        def policy(_: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+            kept = operation in _PRODUCTS
+            return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+        context["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
+    if "respect_saved_tensors_hooks" in inspect.signature(checkpoint).parameters:  # newer than torch 2.11
+        context["respect_saved_tensors_hooks"] = True  # so that what is kept can be counted
+    forward = block.forward
+
+    def again(*given: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*given, **named)
+        return checkpoint(forward, *given, use_reentrant=False, **context, **named)
+
+    block.forward = again
 
 
 def _again(leaves: Iterable[Any], parts: dict[str, Tensor]) -> Losses:
@@ -90,13 +141,17 @@ def _again(leaves: Iterable[Any], parts: dict[str, Tensor]) -> Losses:
     return Losses(total, parts)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """What is gathered one at a time: the members of the outermost stacks. Inside, parameters may be read directly."""
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """What is gathered, or computed again, one at a time: the members of the outermost stacks, each once."""
+    return list({id(block): block for block in _members(module)}.values())
+
+
+def _members(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         if isinstance(child, nn.ModuleList | nn.Sequential):
             yield from (block for block in child if next(block.parameters(), None) is not None)
         else:
-            yield from _blocks(child)
+            yield from _members(child)
 
 
 def autocast(precision: Literal["fp32", "bf16"], device: str) -> AbstractContextManager[object]:

@@ -133,7 +133,9 @@ class Recipe(Settings):
     """Every setting of one run.
 
     `batch` counts samples of all streams on all ranks in one step of the optimizer; streams share it by weight.
-    `name` is the address it was loaded from.
+    `activations` are kept for the backward pass, or computed again in it: all of a layer's, or ('selective') all but
+    matrix products and attention. With `validate_every` the losses of the validation split are taken every so many
+    steps, and the checkpoint with the least is kept besides the newest. `name` is the address it was loaded from.
     """
 
     name: str = ""
@@ -146,9 +148,11 @@ class Recipe(Settings):
     accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     parallel: AnyParallel = Ddp()
+    activations: Literal["keep", "selective", "recompute"] = "keep"
     compile: bool = False
     seed: int = Field(0, ge=0)
     log_every: int = Field(10, ge=1)
+    validate_every: int | None = Field(None, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
 
@@ -184,7 +188,16 @@ class Recipe(Settings):
     def digest(self) -> str:
         """sha256 of what decides the numbers: all but cadence, placement and the folder a corpus lies in."""
         tree = self.model_dump(
-            mode="json", exclude={"name", "log_every", "checkpoint_every", "keep", "parallel"}
+            mode="json",
+            exclude={
+                "name",
+                "log_every",
+                "validate_every",
+                "checkpoint_every",
+                "keep",
+                "parallel",
+                "activations",
+            },
         )
         tree["method"] = {"module": type(self.method).__module__, "spec": tree["method"]}
         for stream in tree["streams"].values():

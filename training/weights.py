@@ -184,7 +184,7 @@ def card(encoder: Encoder, provenance: Mapping[str, Any]) -> str:
         "## Load",
         "",
         "```python",
-        "from training.checkpoint import load_encoder",
+        "from training.export import load_encoder",
         'encoder = load_encoder("FOLDER")',
         "```",
         "",

@@ -10,8 +10,9 @@ import torch
 
 from geodata import sensors
 from geodata.grid import Grid
+from geodata.manifest import Corpus, seal
 from geodata.sample import FileMeta, Layer, Sample
-from geodata.shards import Corpus, save_record, seal, shard_path, write_shard
+from geodata.shards import save_record, shard_path, write_shard
 
 CHIP = 16
 BANDS = ("B02", "B03", "B04", "B08")

@@ -11,7 +11,7 @@ import tiny_method
 import torch
 
 from geodata.errors import Corrupt, Missing
-from training import checkpoint, optim
+from training import checkpoint, export, optim
 from training.recipe import fill_inputs
 
 STATS = {"s2": (("B02", "B04"), (0.0, 0.0), (1.0, 1.0))}
@@ -40,9 +40,11 @@ def saved(folder, step, method, optimizer, **changes):
         "digest": "d" * 64,
         "position": {"scenes": 8 * step},
         "losses": {"loss": 0.5},
-        "keep": 2,
     } | changes
-    return checkpoint.save(folder, step, method, optimizer, **given)
+    keep, best = given.pop("keep", 2), given.pop("best", None)
+    with checkpoint.Saver(folder, keep=keep, best=best) as saver:
+        saver.save(step, method, optimizer, **given)
+        return saver.wait()
 
 
 def test_what_was_saved_comes_back_and_goes_on_alike(tmp_path):
@@ -78,9 +80,9 @@ def test_incomplete_checkpoints_do_not_count_and_leftovers_are_swept(tmp_path):
     for step in (1, 2, 3):
         saved(tmp_path, step, method, optimizer, keep=9)
     (tmp_path / "step-000003" / "meta.json").unlink()
-    with (tmp_path / "step-000002" / "state.pt").open("r+b") as stream:
+    with next((tmp_path / "step-000002").glob("*.safetensors")).open("r+b") as stream:
         stream.truncate(100)
-    (tmp_path / ".tmp-step-000004-1").mkdir()
+    (tmp_path / ".tmp-step-000004").mkdir()
     assert checkpoint.latest(tmp_path).step == 1
     saved(tmp_path, 5, method, optimizer)
     assert not list(tmp_path.glob(".tmp*"))
@@ -98,7 +100,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
 def test_a_flipped_byte_in_a_checkpoint_is_corrupt(tmp_path):
     method, optimizer = made()
     saved(tmp_path, 1, method, optimizer)
-    state = tmp_path / "step-000001" / "state.pt"
+    state = next((tmp_path / "step-000001").glob("*.safetensors"))
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1
     state.write_bytes(data)
@@ -116,7 +118,7 @@ method.encoder.ballast = torch.nn.Parameter(torch.zeros(100_000))
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 for write in (
     lambda: t.saved(folder, 7, method, optimizer),
-    lambda: t.checkpoint.export_encoder(method.encoder, folder / "encoder", {}),
+    lambda: t.export.export_encoder(method.encoder, folder / "encoder", {}),
     lambda: t.checkpoint.write_text(folder / "text", "x" * 100_000),
 ):
     try:
@@ -145,28 +147,28 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 def test_an_exported_encoder_is_built_from_its_own_folder(tmp_path):
     method, optimizer = made()
     moved(method, optimizer)
-    checkpoint.export_encoder(method.encoder, tmp_path / "encoder", {"recipe": "tiny_method.smoke"})
+    export.export_encoder(method.encoder, tmp_path / "encoder", {"recipe": "tiny_method.smoke"})
     assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == [
         "README.md",
         "config.json",
         "model.safetensors",
     ]
-    loaded = checkpoint.load_encoder(tmp_path / "encoder")
+    loaded = export.load_encoder(tmp_path / "encoder")
     images = torch.randn(1, 2, 4, 4)
     assert torch.equal(loaded(images), method.encoder(images))
     assert loaded.spec == method.encoder.spec
     assert json.loads((tmp_path / "encoder" / "config.json").read_text())["provenance"]["recipe"]
-    checkpoint.export_encoder(made(seed=3)[0].encoder, tmp_path / "encoder", {})  # replaces
+    export.export_encoder(made(seed=3)[0].encoder, tmp_path / "encoder", {})  # replaces
 
 
 def test_a_missing_or_damaged_encoder_is_named(tmp_path):
     with pytest.raises(Missing, match="no exported encoder at"):
-        checkpoint.load_encoder(tmp_path)
-    checkpoint.export_encoder(made()[0].encoder, tmp_path / "encoder", {})
+        export.load_encoder(tmp_path)
+    export.export_encoder(made()[0].encoder, tmp_path / "encoder", {})
     weights = tmp_path / "encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(Corrupt, match=r"does not load .*export it again"):
-        checkpoint.load_encoder(tmp_path / "encoder")
+        export.load_encoder(tmp_path / "encoder")
 
 
 def test_the_environment_says_versions_and_machine():

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import export_encoder
 from training.encoders import Inputs, vit
+from training.export import export_encoder
 from training.feed import Samples
 from training.methods import Progress, finetune
 from training.recipe import load

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from training import checkpoint, feed
+from training import checkpoint, export, feed
 from training.__main__ import main
 from training.loop import NonFiniteError, train
 from training.recipe import Recipe, load
@@ -60,7 +60,7 @@ def test_a_run_leaves_its_record_and_is_not_repeated(corpus, tmp_path):
     assert written.digest == summary.digest
     assert len(written.method.encoder.inputs.mean) == 2
     assert json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
-    assert checkpoint.load_encoder(summary.encoder).spec == written.method.encoder
+    assert export.load_encoder(summary.encoder).spec == written.method.encoder
     before = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
     assert train(settings, tmp_path) == summary
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before

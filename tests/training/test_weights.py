@@ -9,8 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from geodata.errors import Corrupt, Missing
 from training import weights
-from training.checkpoint import export_encoder, load_encoder
 from training.encoders import Inputs, build, hierarchy, vit, vitdet
+from training.export import export_encoder, load_encoder
 from training.methods import mae
 
 RGB = Inputs(layer="hr", bands=("R", "G", "B"), mean=(90.0, 95.0, 80.0), std=(40.0, 35.0, 30.0))

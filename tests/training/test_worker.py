@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training import checkpoint
+from training import export
 from training.loop import NonFiniteError, train
 from training.recipe import load
 
@@ -40,7 +40,7 @@ def test_a_killed_worker_is_replaced_and_the_losses_do_not_show_it(worker, corpu
     assert (tmp_path / "died").exists()
     assert summary.steps == 12
     assert losses(tmp_path / "ray") == losses(tmp_path / "whole")
-    assert checkpoint.load_encoder(summary.encoder)
+    assert export.load_encoder(summary.encoder)
     assert not (tmp_path / "ray" / "ray").exists()
     assert worker.fit(recipe(corpus), tmp_path / "ray") == summary  # at once: it was finished
 

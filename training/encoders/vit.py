@@ -293,7 +293,8 @@ def folded(maps: Sequence[nn.Linear], norms: Sequence[nn.LayerNorm], *, parts: i
     """
     weights, biases = [], []
     for linear, norm in zip(maps, norms, strict=True):
-        shift = F.linear(norm.bias, linear.weight, linear.bias)
+        shift = linear.weight @ norm.bias
+        shift = shift if linear.bias is None else shift + linear.bias
         weights.append((linear.weight * norm.weight).unflatten(0, (parts, -1)))
         biases.append(shift.unflatten(0, (parts, -1)))
     return torch.cat(weights, dim=1).flatten(0, 1), torch.cat(biases, dim=1).flatten()

@@ -15,8 +15,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from training import augment, encoders, tasks, weights
-from training.checkpoint import load_encoder
 from training.encoders import AnyEncoder, Encoder, Inputs, Tokens, vit
+from training.export import load_encoder
 from training.methods import Crop, Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
 from training.recipe import Cosine, Optimizer, Recipe, Stream, replace
