@@ -26,7 +26,7 @@ from training.feed import Samples
 from training.methods import Method, Progress, build
 from training.recipe import Fsdp, Recipe, fill_inputs, replace
 
-__all__ = ["Budget", "advice", "bytes_of", "estimate", "example"]
+__all__ = ["Budget", "advice", "bytes_of", "counts", "estimate", "example"]
 
 RESERVE = 0.08
 """Share of a GPU's memory left to the allocator and to libraries."""
@@ -111,6 +111,18 @@ def advice(recipe: Recipe, gpus: int, memory: float) -> str | None:
     held = estimate(replace(recipe, parallel=Fsdp(), activations="recompute"), gpus, memory)
     fewest = math.ceil(gpus * (held.parameters + held.gradients + held.optimizer) / (0.5 * held.room))
     return f"no change of the recipe is enough: take about {max(fewest, 2 * gpus)} GPUs with parallel.kind=fsdp, or larger ones"
+
+
+def counts(recipe: Recipe) -> dict[str, int]:
+    """Trainable parameters of each part of a recipe's method, and of all of it, from the meta device."""
+    with torch.device("meta"):
+        method = build(fill_inputs(recipe, _Neutral()).method)
+    found: dict[str, int] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            part = name.partition(".")[0]
+            found[part] = found.get(part, 0) + parameter.numel()
+    return found | {"all": sum(found.values())}
 
 
 def bytes_of(text: str) -> float:

@@ -24,7 +24,17 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from training.methods import Losses, Method
 from training.recipe import Ddp, Fsdp, Recipe, Single
 
-__all__ = ["Place", "accumulating", "autocast", "barrier", "blocks", "joined", "mean_over_ranks", "wrap"]
+__all__ = [
+    "Place",
+    "accumulating",
+    "autocast",
+    "barrier",
+    "blocks",
+    "forgetful",
+    "joined",
+    "mean_over_ranks",
+    "wrap",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def wrap(method: Method, recipe: Recipe, place: Place) -> nn.Module:
     """
     if recipe.activations != "keep":
         for block in blocks(method):
-            _forgetful(block, selective=recipe.activations == "selective")
+            forgetful(block, selective=recipe.activations == "selective")
     module = _joined_up(method, recipe, place)
     if recipe.compile:
         module.compile()
@@ -114,7 +124,7 @@ _PRODUCTS = (
 """What costs most to compute again: matrix products and attention. Norms and activations are cheap."""
 
 
-def _forgetful(block: nn.Module, *, selective: bool) -> None:
+def forgetful(block: nn.Module, *, selective: bool) -> None:
     """Let a layer drop what its backward pass needs and compute it again then: all, or all but the products."""
     context: dict[str, Any] = {}
     if selective:
