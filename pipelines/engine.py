@@ -25,7 +25,7 @@ def planned(
     recipe, room = load(name, overrides), budget.bytes_of(memory)
     found = budget.estimate(recipe, gpus, room)
     held = ("parameters", "gradients", "optimizer", "activations", "gathered")
-    rows = [(what, f"{getattr(found, what) / GB:.2f}") for what in held]
+    rows: list[Row] = [(what, f"{getattr(found, what) / GB:.2f}") for what in held]
     rows += [("in all", f"{found.total / GB:.2f}"), ("room", f"{found.room / GB:.2f}")]
     kind = recipe.parallel.kind if gpus > 1 else "single"
     lines = [
