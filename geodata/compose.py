@@ -1,31 +1,32 @@
-"""From a chip to a sample: pick scenes, read them onto the chip's grids, check, stack.
+"""From a chip to a sample: read scenes onto the chip's grids, judge them, stack them, and prove what was made.
 
-Sources say what there is; here it is decided what is taken. A chip is judged by its own pixels, never by a scene's
-cloud percentage: a scene half under cloud has clear chips. At most one acquisition is kept for each day, because
-neighbouring tiles of one overpass are not two observations.
+Sources say what there is, `choosing` in which order it is tried; here it is decided what is taken. A chip is judged
+by its own pixels, never by a scene's cloud percentage: a scene half under cloud has clear chips. At most one
+acquisition is kept for each day, because neighbouring tiles of one overpass are not two observations. Nothing is decided
+by luck: a service that does not answer for one scene costs the chip its place until it is asked for again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from geodata import alignment, contamination, likeness, radiometry
 from geodata.chips import Chip
-from geodata.errors import Corrupt, Missing
+from geodata.choosing import by_orbit, considered, products, select
+from geodata.errors import Corrupt, DataError, Missing, Transient
 from geodata.grid import Grid
 from geodata.landcover import STRATA, LandCover
-from geodata.quality import Reason, check
+from geodata.quality import Reason
+from geodata.reading import Colours, Kept, Reader, barred, fetched, held, kept, picked
 from geodata.sample import Layer, Sample
 from geodata.sensors import LANDCOVER
 from geodata.source import ImagerySource, Raster, Scene
 from geodata.spec import CorpusSpec, SensorSpec
-
-log = logging.getLogger(__name__)
 
 Pinned = Mapping[str, Sequence[str]]
 """Layer prefix -> ids of the scenes it must be made of, oldest first."""
@@ -37,39 +38,26 @@ nothing), and how much of the chip (whole percent) belongs to the stratum it was
 
 @dataclass(frozen=True)
 class Rejection:
-    """A chip refused: why, in one word and in one sentence."""
+    """A chip refused: why, in one word and in one sentence.
+
+    `considered` are, by layer, digests of what the searches returned until then; `preview` (h, w, 3) shows what was
+    refused, where pixels were the reason.
+    """
 
     chip_id: str
     reason: Reason
     detail: str = ""
+    considered: Mapping[str, str] = field(default_factory=dict)
+    preview: Colours | None = field(default=None, compare=False, repr=False)
 
 
-def select(scenes: Sequence[Scene], part: SensorSpec, seed: int, epsg: int | None = None) -> list[Scene]:
-    """Scenes in the order in which they are to be tried, by metadata alone.
+class _Refused(Exception):
+    """A chip cannot become a sample. Never leaves this module."""
 
-    'all': by date. 'clearest': by the scene's own `cloud` where every scene tells it, else by date. 'spread': the
-    period is cut into as many equal slots as dates are wanted, each with a target day at the same (seeded) place;
-    first the scene nearest to each target, then the second nearest of each, and so on. Of one day, scenes in
-    zone `epsg` come first.
-    """
-    by_day = sorted(scenes, key=lambda scene: (scene.date, scene.epsg != epsg, scene.scene_id))
-    if part.select == "clearest" and _told(scenes):
-        return sorted(by_day, key=lambda scene: _cloud(scene))
-    if part.select != "spread" or not scenes:
-        return by_day
-    first, days = part.period.first, (part.period.last - part.period.first).days
-    width, place = days / part.dates, float(np.random.default_rng(seed).random())
-    slots: dict[int, list[tuple[float, Scene]]] = {}
-    for scene in by_day:
-        since = (scene.date - first).days
-        slot = min(int(since / width), part.dates - 1)
-        slots.setdefault(slot, []).append((abs(since - (slot + place) * width), scene))
-    ranked = [
-        (rank, slot, scene)
-        for slot, members in slots.items()
-        for rank, (_, scene) in enumerate(sorted(members, key=lambda member: member[0]))
-    ]
-    return [scene for _, _, scene in sorted(ranked, key=lambda entry: entry[:2])]
+    def __init__(self, reason: Reason, detail: str, preview: Colours | None = None) -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
+        self.preview = preview
 
 
 def compose(
@@ -78,28 +66,167 @@ def compose(
     sources: Mapping[str, ImagerySource],
     landcover: LandCover | None = None,
     pinned: Pinned | None = None,
+    known: Sample | None = None,
 ) -> Sample | Rejection:
     """One chip through all its sensors, or why not. `sources` are by sensor name.
 
     With `pinned`, exactly those scenes are read and nothing is judged: a sample that was accepted is made again.
-    Raises Transient, and with `pinned` also Missing (a scene is gone) and Corrupt.
+    With `known`, the same chip in an earlier version of the corpus, scenes that it holds are taken from there and not
+    asked for, and judged like others; those that its layers say were refused are not asked for either. `landcover` is asked where the spec stores labels or wants a `min_share`.
+    Raises Denied, and with `pinned` also Transient, Missing (a scene is gone) and Corrupt.
     """
-    layers: dict[str, Layer] = {}
-    for part in spec.sensors:
-        source = sources[part.sensor]
-        prefix = part.picked.prefix
-        if pinned is not None:
-            if prefix in pinned:
-                layers[prefix] = _layer(part, _again(chip, part, source, pinned[prefix]))
-            continue
-        kept, refusal = _observe(chip, part, source, _seed(spec.seed, chip.chip_id, prefix))
-        if refusal is not None:
-            return refusal
-        if kept:
-            layers[prefix] = _layer(part, kept)
+    if pinned is not None:
+        layers = {
+            part.picked.prefix: _again(chip, spec, part, sources[part.sensor], pinned[part.picked.prefix])
+            for part in spec.sensors
+            if part.picked.prefix in pinned
+        }
+        cover = landcover.read(chip.grid) if spec.labels and landcover is not None else None
+        matches = [*_benchmarks(chip, spec), *_pictures(spec, layers)]
+        return _sample(chip, spec, layers, landcover, cover, matches)
+    seen: dict[str, str] = {}
+    try:
+        cover = _cover(chip, spec, landcover)
+        matches = _free(spec, _benchmarks(chip, spec))
+        layers = {}
+        for part in spec.sensors:
+            prefix = part.picked.prefix
+            before = known.layers.get(prefix) if known is not None else None
+            layer = _observed(chip, spec, part, sources[part.sensor], before, seen)
+            if layer is not None:
+                layers[prefix] = layer
+        matches = [*matches, *_free(spec, _pictures(spec, layers))]
+        return _sample(chip, spec, layers, landcover, cover, matches)
+    except _Refused as refusal:
+        return Rejection(chip.chip_id, refusal.reason, str(refusal), seen, refusal.preview)
+    except Transient as error:
+        return Rejection(chip.chip_id, "unavailable", str(error), seen)
+
+
+def _observed(
+    chip: Chip,
+    spec: CorpusSpec,
+    part: SensorSpec,
+    source: ImagerySource,
+    before: Layer | None,
+    seen: dict[str, str],
+) -> Layer | None:
+    """The layer of one sensor, None where it may be absent and is. Raises _Refused with the reason most scenes have."""
+    grid, prefix = part.grid(spec.chip, chip.grid), part.picked.prefix
+    try:
+        scenes = source.search(grid, part.period)
+    except (Missing, Corrupt) as error:
+        raise _Refused("corrupt" if isinstance(error, Corrupt) else "missing", str(error)) from error
+    seen[prefix] = considered(scenes)
+    if part.picked.kind == "radar" and len(products(scenes)) > 1:
+        raise _Refused(
+            "mixed_product",
+            f"{part.source.call} offers {' and '.join(products(scenes))} for one chip, which must not meet in a layer; "
+            f"let it search one of them",
+        )
+    reader = Reader(part, source, grid, held(before, part, grid), barred(before))
+    seed = _seed(spec.seed, chip.chip_id, prefix)
+    views = list(by_orbit(scenes)) if part.orbit == "one" else [("", list(scenes))]
+    best: Kept = []
+    for _, members in views:
+        best = max(best, kept(select(members, part, seed, grid.epsg, chip.draw), part, reader), key=len)
+        if len(best) >= max(part.min_dates, 1):
+            break
+    if len(best) < part.min_dates:
+        raise _too_few(part, scenes, best, reader)
+    if not best:
+        return None
+    layer = _layer(part, best, spec, grid)
+    return replace(layer, considered=seen[prefix], refused=dict(reader.refused))
+
+
+def _too_few(part: SensorSpec, scenes: Sequence[Scene], kept: Kept, reader: Reader) -> _Refused:
+    """The refusal of a chip of which fewer acquisitions passed than are wanted."""
+    counts = Counter(reader.refused.values())
+    why = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    told = (
+        f"{part.sensor}: of {len(scenes)} scenes in {part.period}, {len(kept)} pass and {part.min_dates} must"
+    )
+    told += " in one orbit" if part.orbit == "one" else ""
+    told += f" ({why})" if why else ""
+    told += f": {reader.told}" if reader.told else ""
+    word: Reason = "no_scene" if not scenes else "too_few_dates"
+    if not kept and counts:
+        word = max(sorted(counts), key=lambda reason: counts[reason])
+    return _Refused(word, told, reader.previews.get(word, next(iter(reader.previews.values()), None)))
+
+
+def _again(
+    chip: Chip, spec: CorpusSpec, part: SensorSpec, source: ImagerySource, ids: Sequence[str]
+) -> Layer:
+    """The scenes of a recorded sample, read again. Raises Missing, Corrupt and Transient."""
+    grid = part.grid(spec.chip, chip.grid)
+    found = {scene.scene_id: scene for scene in source.search(grid, part.period)}
+    gone = [scene_id for scene_id in ids if scene_id not in found]
+    if gone:
+        raise Missing(
+            f"sample {chip.chip_id} was made of {part.sensor} scene {gone[0]}, which {part.source.call} no longer "
+            f"finds; restore the scene, or curate anew"
+        )
+    scenes = [found[scene_id] for scene_id in ids]
+    kept: Kept = []
+    for scene, answer in zip(scenes, fetched(source, scenes, grid), strict=True):
+        if isinstance(answer, DataError):
+            raise answer
+        kept.append((scene, picked(answer, part, grid)))
+    return replace(_layer(part, kept, spec, grid), considered=considered(list(found.values())))
+
+
+def _layer(part: SensorSpec, kept: Kept, spec: CorpusSpec, grid: Grid) -> Layer:
+    """What was kept of one sensor, stacked, with everything that is known of each date."""
+    scenes, rasters = [scene for scene, _ in kept], [raster for _, raster in kept]
+    sensor, pixels = part.picked, np.stack([raster.values for raster in rasters])
+    properties = {name: tuple(_text(scene.get(name)) for scene in scenes) for name in sensor.per_date}
+    layer = Layer(
+        sensor=sensor,
+        pixels=pixels,
+        dates=tuple(scene.date for scene in scenes),
+        item_ids=tuple(scene.scene_id for scene in scenes),
+        source=part.source.call,
+        cloud=tuple(raster.share("cloud") for raster in rasters),
+        nodata=tuple(1.0 - raster.share("valid") for raster in rasters),
+        resampled=tuple(raster.resampled for raster in rasters),
+        properties=properties,
+        scl=_stacked([raster.scl for raster in rasters]),
+        gsd=grid.gsd,
+        license=_together(scenes, "license"),
+        attribution=_together(scenes, "attribution"),
+        redistribute=all(scene.get("redistribute", True) is True for scene in scenes),
+        encoded=tuple(raster.encoded for raster in rasters if raster.encoded is not None)
+        if all(raster.encoded is not None for raster in rasters)
+        else (),
+        phash=likeness.perceptual_of(sensor, pixels[0]),
+        hrefs={scene.scene_id: remote for scene in scenes if (remote := _remote(scene))},
+    )
+    if sensor.prefix != "s2":
+        return layer
+    per_date = [{name: values[date] for name, values in properties.items()} for date in range(len(kept))]
+    darkness, flags = radiometry.flags(sensor, pixels, per_date)
+    return replace(layer, dark=darkness, flags=flags)
+
+
+def _sample(
+    chip: Chip,
+    spec: CorpusSpec,
+    layers: dict[str, Layer],
+    landcover: LandCover | None,
+    cover: Raster | None,
+    matches: Sequence[contamination.Match],
+) -> Sample:
+    """The sample of these layers, with its proofs. Raises ValueError when a layer does not lie on the chip."""
     labels: dict[str, int] = {}
-    if spec.labels and landcover is not None:
-        layers[LANDCOVER.prefix], labels = _covered(chip, spec, landcover)
+    grids = {part.picked.prefix: part.grid(spec.chip, chip.grid) for part in spec.sensors}
+    if spec.labels and landcover is not None and cover is not None:
+        layers[LANDCOVER.prefix], labels = _covered(chip, spec, landcover, cover)
+        grids[LANDCOVER.prefix] = cover.grid
+    crooked = alignment.misfit(chip.grid, grids)
+    if crooked is not None:
+        raise ValueError(f"sample {chip.chip_id} is not aligned: {crooked}; mend the spec or the source")
     return Sample(
         sample_id=chip.chip_id,
         split=chip.split,
@@ -113,151 +240,85 @@ def compose(
         cell_id=chip.block_id,
         sampling_weight=chip.weight,
         labels=labels,
+        shifts=alignment.shifts(layers),
+        contamination=tuple(map(str, matches)),
     )
 
 
-Kept = list[tuple[Scene, Raster]]
+def _benchmarks(chip: Chip, spec: CorpusSpec) -> list[contamination.Match]:
+    rule = spec.contamination
+    return contamination.near_ground(chip.grid, rule.benchmarks, rule.buffer_km) if rule.benchmarks else []
 
 
-def _observe(chip: Chip, part: SensorSpec, source: ImagerySource, seed: int) -> tuple[Kept, Rejection | None]:
-    """Up to `dates` acquisitions that pass, oldest first; or the rejection, when too few do."""
-    grid = chip.grid.at(part.stored_gsd)
-    try:
-        scenes = source.search(grid, part.period)
-    except (Missing, Corrupt) as error:
-        return [], Rejection(chip.chip_id, "corrupt" if isinstance(error, Corrupt) else "missing", str(error))
-    ranked_by_pixels = part.select == "clearest" and len(scenes) > part.dates and not _told(scenes)
-    kept: Kept = []
-    refused: Counter[Reason] = Counter()
-    detail = ""
-    for scene in select(scenes, part, seed, grid.epsg):
-        if len(kept) == part.dates and not ranked_by_pixels:
-            break
-        if any(scene.date == other.date for other, _ in kept):
-            continue
-        raster, reason, told = _try(part, source, scene, grid)
-        if raster is not None and reason is None:
-            kept.append((scene, raster))
-        elif reason is not None:
-            refused[reason] += 1
-            detail = detail or told
-    if ranked_by_pixels:
-        kept = sorted(kept, key=lambda pair: (_unknown_last(pair[1].share("cloud")), pair[0].date))
-    kept = sorted(kept[: part.dates], key=lambda pair: pair[0].date)
-    if len(kept) >= part.min_dates:
-        return kept, None
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
-    told = (
-        f"{part.sensor}: of {len(scenes)} scenes in {part.period}, {len(kept)} pass and {part.min_dates} must"
-    )
-    told += f" ({why})" if why else ""
-    told += f": {detail}" if detail else ""
-    word: Reason = "no_scene" if not scenes else "too_few_dates"
-    if not kept and refused:
-        word = max(sorted(refused), key=lambda known: refused[known])
-    return [], Rejection(chip.chip_id, word, told)
+def _pictures(spec: CorpusSpec, layers: Mapping[str, Layer]) -> list[contamination.Match]:
+    rule = spec.contamination
+    hashes = [layer.phash for layer in layers.values() if layer.sensor.kind in ("optical", "multispectral")]
+    return contamination.same_pictures(hashes, rule.images, rule.near_bits) if rule.images else []
 
 
-def _try(
-    part: SensorSpec, source: ImagerySource, scene: Scene, grid: Grid
-) -> tuple[Raster | None, Reason | None, str]:
-    """One scene on one grid: its raster and None, or why not, with a sentence where the source gave one."""
-    wanted = part.picked.band_names
-    if scene.assets and any(scene.asset(band) is None for band in wanted):
-        absent = next(band for band in wanted if scene.asset(band) is None)
-        return None, "missing_band", f"scene {scene.scene_id} has no band {absent}"
-    try:
-        raster = _picked(source.read(scene, grid), part, grid)
-    except Missing as error:
-        return None, "missing", str(error)
-    except Corrupt as error:
-        log.warning("scene %s is left out: %s", scene.scene_id, error)
-        return None, "corrupt", str(error)
-    return raster, check(scene, raster, max_cloud=part.max_cloud, min_valid=part.min_valid), ""
+def _free(spec: CorpusSpec, matches: list[contamination.Match]) -> list[contamination.Match]:
+    """The same matches. Raises _Refused where the spec excludes what one of them is near to."""
+    match = contamination.excluding(matches) if spec.contamination.action == "exclude" else None
+    if match is not None:
+        raise _Refused("contaminated", str(match))
+    return matches
 
 
-def _picked(raster: Raster, part: SensorSpec, grid: Grid) -> Raster:
-    """The wanted bands of a raster, on the grid that was asked for."""
-    if raster.grid != grid:
-        raise ValueError(
-            f"the source of {part.sensor} answered with {raster.grid}, not the grid asked for, {grid}; mend it"
+def _cover(chip: Chip, spec: CorpusSpec, landcover: LandCover | None) -> Raster | None:
+    """The land-cover map on the chip's grid, where it is wanted. Raises _Refused for a chip that is too mixed."""
+    if landcover is None or not (spec.labels or spec.min_share):
+        return None
+    cover = landcover.read(chip.grid)
+    share = _own_share(chip, landcover, cover)
+    if share < spec.min_share:
+        raise _Refused(
+            "mixed", f"{chip.stratum} covers {share:.0%} of the chip, and {spec.min_share:.0%} must be"
         )
-    wanted = part.picked.band_names
-    if raster.bands == wanted:
-        return raster
-    absent = [band for band in wanted if band not in raster.bands]
-    if absent:
-        raise Missing(
-            f"the source of {part.sensor} delivers no {', '.join(absent)}; take it out of `bands`, or mend the source"
-        )
-    rows = [raster.bands.index(band) for band in wanted]
-    return Raster(raster.values[rows], raster.valid, raster.grid, wanted, raster.resampled, raster.scl)
+    return cover
 
 
-def _again(chip: Chip, part: SensorSpec, source: ImagerySource, ids: Sequence[str]) -> Kept:
-    """The scenes of a recorded sample, read again."""
-    grid = chip.grid.at(part.stored_gsd)
-    found = {scene.scene_id: scene for scene in source.search(grid, part.period)}
-    gone = [scene_id for scene_id in ids if scene_id not in found]
-    if gone:
-        raise Missing(
-            f"sample {chip.chip_id} was made of {part.sensor} scene {gone[0]}, which {part.source.call} no longer "
-            f"finds; restore the scene, or curate anew"
-        )
-    return [(found[scene_id], _picked(source.read(found[scene_id], grid), part, grid)) for scene_id in ids]
-
-
-def _layer(part: SensorSpec, kept: Kept) -> Layer:
-    scenes, rasters = [scene for scene, _ in kept], [raster for _, raster in kept]
-    classified = all(raster.scl is not None for raster in rasters)
-    sensor = part.picked
-    return Layer(
-        sensor=sensor,
-        pixels=np.stack([raster.values for raster in rasters]),
-        dates=tuple(scene.date for scene in scenes),
-        item_ids=tuple(scene.scene_id for scene in scenes),
-        source=part.source.call,
-        cloud=tuple(raster.share("cloud") for raster in rasters),
-        nodata=tuple(1.0 - raster.share("valid") for raster in rasters),
-        resampled=tuple(raster.resampled for raster in rasters),
-        properties={name: tuple(_text(scene.get(name)) for scene in scenes) for name in sensor.per_date},
-        scl=np.stack([raster.scl for raster in rasters if raster.scl is not None]) if classified else None,
-        gsd=part.stored_gsd,
-    )
-
-
-def _covered(chip: Chip, spec: CorpusSpec, landcover: LandCover) -> tuple[Layer, dict[str, int]]:
-    """The land-cover map on the chip's grid, as a layer of one date, and what it says of the chip as a whole."""
-    raster = landcover.read(chip.grid)
-    codes, counts = np.unique(raster.values[0][raster.valid], return_counts=True)
+def _own_share(chip: Chip, landcover: LandCover, cover: Raster) -> float:
+    """Share of the chip's ground that the map gives to the chip's own stratum."""
+    codes, counts = np.unique(cover.values[0][cover.valid], return_counts=True)
     strata = landcover.classes.strata_of(codes)
-    own = counts[[STRATA[index] == chip.stratum if index >= 0 else False for index in strata]].sum()
+    own = [STRATA[index] == chip.stratum if index >= 0 else False for index in strata]
+    return float(counts[np.array(own, bool)].sum()) / cover.valid.size
+
+
+def _covered(
+    chip: Chip, spec: CorpusSpec, landcover: LandCover, cover: Raster
+) -> tuple[Layer, dict[str, int]]:
+    """The land-cover map as a layer of one date, and what it says of the chip as a whole."""
+    codes, counts = np.unique(cover.values[0][cover.valid], return_counts=True)
     labels = {
         "landcover": int(codes[counts.argmax()]) if codes.size else LANDCOVER.nodata,
-        "stratum_percent": round(100 * float(own) / raster.valid.size),
+        "stratum_percent": round(100 * _own_share(chip, landcover, cover)),
     }
     layer = Layer(
         sensor=LANDCOVER,
-        pixels=raster.values[None],
+        pixels=cover.values[None],
         dates=(spec.sensors[0].period.first,),
         item_ids=(landcover.classes.name,),
         source=spec.landcover.call,
-        nodata=(1.0 - raster.share("valid"),),
+        nodata=(1.0 - cover.share("valid"),),
         gsd=chip.grid.gsd,
     )
     return layer, labels
 
 
-def _told(scenes: Sequence[Scene]) -> bool:
-    return all(isinstance(scene.get("cloud"), int | float) for scene in scenes)
+def _together(scenes: Sequence[Scene], name: str) -> str:
+    """What all scenes say, each word once."""
+    return "; ".join(sorted({str(scene.get(name)) for scene in scenes if scene.get(name)}))
 
 
-def _cloud(scene: Scene) -> float:
-    return float(scene.get("cloud") or 0.0)
+def _remote(scene: Scene) -> dict[str, str]:
+    """Addresses of a scene's files, of those that another machine could open."""
+    return {band: address for band, address in scene.assets if "://" in address}
 
 
-def _unknown_last(share: float) -> float:
-    return 2.0 if share != share else share
+def _stacked(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    there = [part for part in parts if part is not None]
+    return np.stack(there) if len(there) == len(parts) else None
 
 
 def _text(value: object) -> str | None:

@@ -2,8 +2,8 @@
 whether two rasters are aligned, which UTM zone a chip belongs to, or where a pixel lies.
 
 Why so narrow: half-pixel shifts and swapped axes come from geometry decided twice. Grids here are north-up, with
-square pixels in metres, because every chip is cut in a UTM zone; rotated or geographic rasters exist only inside
-the sources that read them, which warp once and say so. Sentinel-2 pixels of all resolutions begin on multiples of
+square pixels in metres, because every chip is cut in a UTM zone, or from web map tiles in their own web Mercator;
+rotated or geographic rasters exist only inside the sources that read them, which warp once and say so. Sentinel-2 pixels of all resolutions begin on multiples of
 60 m in their zone, so a chip whose corner is a multiple of 60 m needs no resampling in any band.
 """
 
@@ -28,6 +28,7 @@ LATTICE_M = 60.0
 """Sentinel-2 tile origins are multiples of this in UTM, for its 10, 20 and 60 m bands alike."""
 
 _UTM_SOUTH, _UTM_NORTH = -80.0, 84.0
+_WEB_MERCATOR, _MERCATOR_RADIUS_M = 3857, 6_378_137.0
 _TOLERANCE = 1e-6
 """Share of a pixel by which a coordinate may miss its lattice and still be on it (float noise, not geometry)."""
 
@@ -93,6 +94,17 @@ class Grid:
     def gsd(self) -> float:
         """Ground sample distance, metres per pixel."""
         return self.transform[0]
+
+    @property
+    def ground_gsd(self) -> float:
+        """Metres on the ground of a pixel in the middle: the GSD, but on web Mercator, whose metres grow with latitude.
+
+        There it is the published resolution of map tiles, on the sphere: right to 0.7 % on the ellipsoid.
+        """
+        if self.epsg != _WEB_MERCATOR:
+            return self.gsd
+        middle = self.origin[1] - self.height * self.gsd / 2
+        return self.gsd / math.cosh(middle / _MERCATOR_RADIUS_M)
 
     @property
     def origin(self) -> tuple[float, float]:

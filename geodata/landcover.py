@@ -1,16 +1,16 @@
-"""What covers the ground: class tables, and maps that answer in their codes.
+"""Maps of what covers the ground, that answer in their own codes: rasters and polygons.
 
-A map keeps its own codes; a `ClassTable` says what each means and which stratum it belongs to, in one place, so that
-quotas speak strata and never codes. Two systems of ESRI codes circulate (ten classes for 2020; nine for the yearly
-series, where 3 and 6 are unused and 11 is rangeland), so a map that shows a code outside its table is refused
-instead of being guessed at.
+What a code means is said by the map's `ClassTable` (see `classes`), and a code outside the table is refused when it is
+met. A map may also know where its classes lie (`index`): then the points of a class that covers a thousandth of a
+continent are drawn from its own cells, instead of a thousand elsewhere for each one kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyogrio.raw
@@ -22,75 +22,52 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 
+from geodata.classes import (
+    DYNAMIC_WORLD,
+    ESRI_2020,
+    ESRI_NINE,
+    ESRI_SERIES,
+    GLCNMO_2008,
+    NLCD_GROUPS,
+    NO_CLASS,
+    OSM_LANDUSE,
+    STRATA,
+    TABLES,
+    WORLDCOVER,
+    ClassTable,
+    Codes,
+    class_table,
+    told_by,
+)
 from geodata.errors import Corrupt, Missing
 from geodata.grid import Float, Grid
 from geodata.sensors import LANDCOVER
 from geodata.source import Raster, at_home
 
-Codes = NDArray[np.uint8]
+__all__ = [
+    "DYNAMIC_WORLD",
+    "ESRI_2020",
+    "ESRI_NINE",
+    "ESRI_SERIES",
+    "GLCNMO_2008",
+    "NLCD_GROUPS",
+    "NO_CLASS",
+    "OSM_LANDUSE",
+    "STRATA",
+    "TABLES",
+    "WORLDCOVER",
+    "Cells",
+    "ClassTable",
+    "Codes",
+    "Indexed",
+    "LandCover",
+    "class_table",
+    "polygons",
+    "raster",
+    "table_of",
+]
+
 Degrees = NDArray[np.floating[Any]]
-
-STRATA = (
-    "urban",
-    "farmland",
-    "wetland",
-    "forest",
-    "watershed",
-    "grassland",
-    "desert",
-    "ice",
-    "cloud",
-    "shrub",
-)
-"""The words that quotas are written in. 'desert' is bare ground, rock and quarries included."""
-
-NO_CLASS = LANDCOVER.nodata
-"""The code of ground that the map says nothing about: 255."""
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """What the codes of a map mean: `codes` to names, `strata` from code to stratum (a code may have none).
-
-    `words` are the names by which a vector file calls the same classes, several to a code. Raises ValueError for a
-    code outside 0 to 254, a stratum that is no stratum, or a word or stratum of a code the table lacks.
-    """
-
-    name: str
-    codes: Mapping[int, str]
-    strata: Mapping[int, str]
-    words: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for code in self.codes:
-            if not 0 <= code < NO_CLASS:
-                raise ValueError(
-                    f"{self.name}: code {code} is outside 0 to 254 (255 means no class); renumber it"
-                )
-        for key, code in [*((code, code) for code in self.strata), *self.words.items()]:
-            if code not in self.codes:
-                raise ValueError(
-                    f"{self.name}: {key!r} stands for code {code}, which has no name; add it to codes"
-                )
-        for stratum in self.strata.values():
-            if stratum not in STRATA:
-                raise ValueError(f"{self.name}: {stratum!r} is no stratum; strata are {', '.join(STRATA)}")
-
-    def strata_of(self, codes: Codes) -> NDArray[np.int8]:
-        """Index into `STRATA` of each code, -1 where it has none (or is 255)."""
-        lookup = np.full(256, -1, np.int8)
-        for code, stratum in self.strata.items():
-            lookup[code] = STRATA.index(stratum)
-        return lookup[codes]
-
-    def check(self, codes: NDArray[Any], where: str) -> None:
-        """Raise ValueError when a code, other than 255, is not in the table."""
-        strange = sorted({int(code) for code in np.unique(codes)} - {*self.codes, NO_CLASS})
-        if strange:
-            raise ValueError(
-                f"{where} holds code {', '.join(map(str, strange[:8]))}, but table {self.name} has only "
-                f"{', '.join(map(str, sorted(self.codes)))}; choose the map's own table, or name its nodata value"
-            )
 
 
 class LandCover(Protocol):
@@ -110,132 +87,28 @@ class LandCover(Protocol):
         ...
 
 
-def _table(
-    name: str, *rows: tuple[int, str, str | None], words: Mapping[str, int] | None = None
-) -> ClassTable:
-    """A table from rows of code, name and stratum."""
-    strata = {code: stratum for code, _, stratum in rows if stratum}
-    return ClassTable(name, {code: meaning for code, meaning, _ in rows}, strata, words or {})
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Where strata may occur: `boxes` (N, 4) of west, south, east, north in degrees, no two of which overlap.
+
+    Bit i of `strata` (N,) says that `STRATA[i]` may occur in a box; where no box has the bit, the stratum is not.
+    """
+
+    boxes: Degrees
+    strata: NDArray[np.uint16]
+
+    def of(self, stratum: str) -> Degrees:
+        """The boxes (M, 4) of one stratum."""
+        return self.boxes[self.strata >> STRATA.index(stratum) & 1 == 1]
 
 
-ESRI_2020 = _table(
-    "esri_2020",
-    (1, "water", "watershed"),
-    (2, "trees", "forest"),
-    (3, "grass", "grassland"),
-    (4, "flooded vegetation", "wetland"),
-    (5, "crops", "farmland"),
-    (6, "scrub", "shrub"),
-    (7, "built", "urban"),
-    (8, "bare ground", "desert"),
-    (9, "snow or ice", "ice"),
-    (10, "clouds", "cloud"),
-)
-"""The ten classes of the 2020 map (Karra et al. 2021)."""
+@runtime_checkable
+class Indexed(Protocol):
+    """A map that may know where its classes lie."""
 
-ESRI_SERIES = _table(
-    "esri_series",
-    (1, "water", "watershed"),
-    (2, "trees", "forest"),
-    (4, "flooded vegetation", "wetland"),
-    (5, "crops", "farmland"),
-    (7, "built", "urban"),
-    (8, "bare ground", "desert"),
-    (9, "snow or ice", "ice"),
-    (10, "clouds", "cloud"),
-    (11, "rangeland", "grassland"),
-)
-"""The nine raw codes of the yearly series; rangeland merges grass and scrub, so its 'grassland' holds both."""
-
-WORLDCOVER = _table(
-    "worldcover",
-    (10, "tree cover", "forest"),
-    (20, "shrubland", "shrub"),
-    (30, "grassland", "grassland"),
-    (40, "cropland", "farmland"),
-    (50, "built-up", "urban"),
-    (60, "bare or sparse vegetation", "desert"),
-    (70, "snow and ice", "ice"),
-    (80, "permanent water", "watershed"),
-    (90, "herbaceous wetland", "wetland"),
-    (95, "mangroves", "wetland"),
-    (100, "moss and lichen", None),
-)
-"""ESA WorldCover 2020 and 2021; moss and lichen belong to no stratum."""
-
-DYNAMIC_WORLD = _table(
-    "dynamic_world",
-    (0, "water", "watershed"),
-    (1, "trees", "forest"),
-    (2, "grass", "grassland"),
-    (3, "flooded vegetation", "wetland"),
-    (4, "crops", "farmland"),
-    (5, "shrub and scrub", "shrub"),
-    (6, "built", "urban"),
-    (7, "bare", "desert"),
-    (8, "snow and ice", "ice"),
-)
-"""Google Dynamic World's `label` band; it masks clouds, so there is no cloud class."""
-
-_OSM_WORDS = {
-    0: (
-        "residential",
-        "commercial",
-        "industrial",
-        "retail",
-    ),
-    1: (
-        "farm",
-        "farmland",
-        "orchard",
-        "vineyard",
-    ),
-    2: (
-        "meadow",
-        "grass",
-    ),
-    3: ("forest",),
-    4: (
-        "scrub",
-        "heath",
-    ),
-    5: ("wetland",),
-    6: (
-        "water",
-        "reservoir",
-        "river",
-        "riverbank",
-        "dock",
-    ),
-}
-OSM_LANDUSE = _table(
-    "osm_landuse",
-    (0, "built", "urban"),
-    (1, "farmland", "farmland"),
-    (2, "grassland", "grassland"),
-    (3, "forest", "forest"),
-    (4, "scrub", "shrub"),
-    (5, "wetland", "wetland"),
-    (6, "water", "watershed"),
-    words={word: code for code, words in _OSM_WORDS.items() for word in words},
-)
-"""OpenStreetMap land use by the `fclass` words of common regional extracts, in seven consecutive codes.
-
-Meadow and grass are one class: ten polygons of mown grass in the demo scene could be learned by nobody. Parks, nature
-reserves and the like are missing on purpose: they say who owns the ground, not what grows on it.
-"""
-
-TABLES = (ESRI_2020, ESRI_SERIES, WORLDCOVER, DYNAMIC_WORLD, OSM_LANDUSE)
-
-
-def class_table(name: str) -> ClassTable:
-    """A table by its name. Raises ValueError with the names there are."""
-    for known in TABLES:
-        if known.name == name:
-            return known
-    raise ValueError(
-        f"no class table is called {name!r}; known are {', '.join(table.name for table in TABLES)}"
-    )
+    def index(self, strata: Sequence[str]) -> Cells | None:
+        """The cells of these strata; None when the map cannot tell without being read whole."""
+        ...
 
 
 def raster(path: str, table: str | ClassTable, band: int = 1, nodata: int | None = None) -> LandCover:
@@ -260,6 +133,31 @@ def raster(path: str, table: str | ClassTable, band: int = 1, nodata: int | None
     except rasterio.errors.RasterioIOError as error:
         raise Missing(f"land cover {path} does not open ({error}); check the path") from error
     return _RasterMap(path, chosen, band, None if none is None else int(none), crs)
+
+
+_GLANCE = 2048
+
+
+def table_of(path: str, band: int = 1) -> ClassTable:
+    """The table that a raster's codes tell (see `classes.told_by`), by at most 2,048 x 2,048 pixels of it.
+
+    Raises ValueError, with the tables there are, when they tell none or several, and Missing when there is no file.
+    """
+    path = at_home(path)
+    try:
+        with rasterio.open(path) as source:
+            shape = min(source.height, _GLANCE), min(source.width, _GLANCE)
+            codes = np.unique(source.read(band, out_shape=shape, masked=True).compressed())
+    except rasterio.errors.RasterioIOError as error:
+        raise Missing(f"land cover {path} does not open ({error}); check the path") from error
+    told = told_by(codes.tolist())
+    if len(told) == 1:
+        return told[0]
+    shown = ", ".join(str(code) for code in codes[:24]) + (" ..." if len(codes) > 24 else "")
+    raise ValueError(
+        f"{path} has codes {shown}, which do not say what they mean; name its table, one of "
+        f"{', '.join(table.name for table in TABLES)}"
+    )
 
 
 def polygons(
@@ -299,6 +197,10 @@ def polygons(
 
 _TILE = 512
 """Side, in pixels, of the windows that scattered points are read by."""
+_WHOLE = 1 << 24
+"""Pixels up to which a map in degrees is read once and kept: 16 MB, a world of 1/16 degree."""
+_CELLS = 1 << 20
+"""The most cells that an index has; a finer map has several pixels to a cell."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +222,40 @@ class _RasterMap:
             x, y = Transformer.from_crs(grid.epsg, self.crs, always_xy=True).transform(x, y)
         return _as_raster(self._lookup(x.ravel(), y.ravel()).reshape(grid.shape), grid)
 
+    def index(self, strata: Sequence[str]) -> Cells | None:
+        """See `Indexed`: cells of whole pixels, of maps in degrees that are small enough to be kept."""
+        if self._pixels is None:
+            return None
+        with rasterio.open(self.path) as source:
+            a, _, left, _, e, top, *_ = source.transform
+        rows, cols = self._pixels.shape
+        step = int(np.ceil(np.sqrt(self._pixels.size / _CELLS)))
+        found = self.classes.strata_of(self._pixels)
+        bits = np.zeros((-(-rows // step), -(-cols // step)), np.uint16)
+        for stratum in strata:
+            place = STRATA.index(stratum)
+            here = np.pad(found == place, ((0, -rows % step), (0, -cols % step)))
+            blocks = here.reshape(bits.shape[0], step, bits.shape[1], step).any((1, 3))
+            bits |= blocks.astype(np.uint16) << np.uint16(place)
+        row, col = np.nonzero(bits)
+        west, east = left + col * step * a, left + np.minimum((col + 1) * step, cols) * a
+        north, south = top + row * step * e, top + np.minimum((row + 1) * step, rows) * e
+        return Cells(np.stack([west, np.maximum(south, -90), east, np.minimum(north, 90)], 1), bits[row, col])
+
+    @functools.cached_property
+    def _pixels(self) -> Codes | None:
+        """All codes (H, W) of a small map in degrees; None of any other."""
+        with rasterio.open(self.path) as source:
+            a, b, _, d, e, *_ = source.transform
+            upright = a > 0 > e and b == d == 0
+            if not upright or source.width * source.height > _WHOLE or not self._in_degrees:
+                return None
+            return self._codes(self._read(source, None))
+
+    @property
+    def _in_degrees(self) -> bool:
+        return self.crs.equals(CRS.from_epsg(4326), ignore_axis_order=True)
+
     def _lookup(self, x: Float, y: Float) -> Codes:
         """Codes (N,) at coordinates of the file's own CRS; each window of the file is read once."""
         found = np.full(x.shape, NO_CLASS, np.uint8)
@@ -332,6 +268,9 @@ class _RasterMap:
                     (cols >= 0) & (rows >= 0) & (cols < source.width) & (rows < source.height)
                 )
             col, row = cols[inside].astype(np.int64), rows[inside].astype(np.int64)
+            if self._pixels is not None:
+                found[inside] = self._pixels[row, col]
+                return found
             tile = row // _TILE * (source.width // _TILE + 1) + col // _TILE
             order = np.argsort(tile, kind="stable")
             for part in np.split(order, np.flatnonzero(np.diff(tile[order])) + 1):
@@ -342,13 +281,19 @@ class _RasterMap:
     def _window(self, source: Any, row: NDArray[np.int64], col: NDArray[np.int64]) -> Codes:
         top, left = int(row.min()), int(col.min())
         window = ((top, int(row.max()) + 1), (left, int(col.max()) + 1))
+        return self._codes(self._read(source, window)[row - top, col - left])
+
+    def _read(self, source: Any, window: tuple[tuple[int, int], tuple[int, int]] | None) -> NDArray[Any]:
         try:
-            pixels = source.read(self.band, window=window)
+            pixels: NDArray[Any] = source.read(self.band, window=window)
         except rasterio.errors.RasterioIOError as error:
+            row = window[0][0] if window else 0
             raise Corrupt(
-                f"land cover {self.path} breaks off at row {top} ({error}); fetch it again"
+                f"land cover {self.path} breaks off at row {row} ({error}); fetch it again"
             ) from error
-        values = pixels[row - top, col - left]
+        return pixels
+
+    def _codes(self, values: NDArray[Any]) -> Codes:
         if self.nodata is not None:
             values = np.where(values == self.nodata, NO_CLASS, values)
         self.classes.check(values, self.path)

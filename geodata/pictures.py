@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
+from geodata.errors import Corrupt
+from geodata.files import write_atomic
 from geodata.grid import Grid
 from geodata.landcover import ClassTable, LandCover
 from geodata.sample import Layer, Sample
-from geodata.shards import write_atomic
 
 Colours = NDArray[np.uint8]
 RGB = tuple[int, int, int]
@@ -272,10 +274,57 @@ def album(
     return index
 
 
+REJECTS_A_SHARD = 2
+"""Pictures kept of each reason and shard: a look at what was refused, not an archive of it."""
+
+
+def save_rejects(path: Path, refused: Iterable[tuple[str, str, str, Colours | None]]) -> None:
+    """Keep the first pictures of each reason among (chip id, reason, detail, picture or None) in one PNG.
+
+    They stand side by side, and the file's text entry `swath` says what each shows. Nothing is written, and an
+    earlier file is removed, when no chip was refused by its pixels.
+    """
+    kept: list[tuple[dict[str, Any], Colours]] = []
+    seen: dict[str, int] = {}
+    for chip_id, reason, detail, picture in refused:
+        if picture is not None and seen.get(reason, 0) < REJECTS_A_SHARD:
+            seen[reason] = seen.get(reason, 0) + 1
+            shape = {"width": picture.shape[1], "height": picture.shape[0]}
+            kept.append(({"chip": chip_id, "reason": reason, "detail": detail, **shape}, picture))
+    if not kept:
+        path.unlink(missing_ok=True)
+        return
+    height = max(picture.shape[0] for _, picture in kept)
+    page = np.full((height, sum(picture.shape[1] for _, picture in kept), 3), 255, np.uint8)
+    left = 0
+    for _, picture in kept:
+        page[: picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1]
+    words = PngInfo()
+    words.add_itxt("swath", json.dumps([told for told, _ in kept], ensure_ascii=False))
+    out = io.BytesIO()
+    Image.fromarray(page).save(out, "PNG", optimize=True, pnginfo=words)
+    write_atomic(path, out.getvalue())
+
+
+def load_rejects(path: Path) -> list[tuple[Mapping[str, Any], bytes]]:
+    """What `save_rejects` kept: (chip, reason and detail; the picture as PNG). Raises Corrupt when it does not read."""
+    try:
+        with Image.open(path) as page:
+            told = json.loads(page.text["swath"])  # type: ignore[attr-defined]
+            colours = np.asarray(page.convert("RGB"))
+    except (OSError, SyntaxError, KeyError, ValueError, AttributeError) as error:
+        raise Corrupt(f"the pictures of rejects in {path} do not read ({error}); delete the file") from error
+    out, left = [], 0
+    for one in told:
+        out.append((one, png(colours[: one["height"], left : left + one["width"]])))
+        left += one["width"]
+    return out
+
+
 def _dates(sample: Sample) -> str:
-    days = sorted(
-        {day for layer in sample.layers.values() if layer.sensor.kind != "map" for day in layer.dates}
-    )
+    told = [day for layer in sample.layers.values() if layer.sensor.kind != "map" for day in layer.dates]
+    days = sorted({day for day in told if day is not None})
     return "no date" if not days else str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 

@@ -84,7 +84,7 @@ _MSI = {
 
 def _msi(name: str, bands: tuple[str, ...], unit: str) -> Sensor:
     chosen = tuple(_MSI[band] for band in bands)
-    recorded = ("baseline", "offset_applied_by")
+    recorded = ("baseline", "offset_applied_by", "cloud_by")
     return Sensor(name, "s2", "multispectral", chosen, 10.0, "uint16", 0, unit, 1e-4, recorded)
 
 
@@ -116,11 +116,19 @@ OPTICAL = Sensor(
     0,
     "digital number",
     1.0,
-    ("provider", "license"),
+    ("provider", "fetched", "zoom"),
 )
+PHOTO = replace(
+    OPTICAL,
+    name="photo",
+    bands=(Band("R", 1.0), Band("G", 1.0), Band("B", 1.0)),
+    gsd=1.0,
+    per_date=(),
+)
+"""A picture of anything, from a folder: it need not lie anywhere, and its GSD is a placeholder where nobody told it."""
 LANDCOVER = Sensor("landcover", "lc", "map", (Band("class", 10.0),), 10.0, "uint8", 255, "class code", 1.0)
 
-SENSORS = (OPTICAL, SENTINEL2_L1C, SENTINEL2_L2A, SENTINEL2, SENTINEL1, LANDCOVER)
+SENSORS = (OPTICAL, PHOTO, SENTINEL2_L1C, SENTINEL2_L2A, SENTINEL2, SENTINEL1, LANDCOVER)
 
 
 def sensor(name: str) -> Sensor:

@@ -1,35 +1,28 @@
-"""Where chips may lie: the fixed lattice of sites, the blocks that keep splits apart, and how a random point finds
-its site.
+"""Where chips may lie: regions of the Earth, the sites in them, and the blocks that keep splits apart.
 
-A site is a place on the lattice of chip corners; neighbours are `ChipSpec.steps` lattice steps apart, so two chips of
-one zone are never nearer than that. Sites whose centre is less than half a step from the edge of their UTM zone are
-not used, which keeps the promise across zones and keeps chips out of two zones at once. Blocks are squares of a metric
-area, or fields of an equal-area-like grid of rows and columns on the sphere, so that no zone's edge can bring ground
-of two splits together.
+A region is drawn from evenly by area: over a box of degrees, or over the cells in which a map says that a stratum may
+occur. Each point is moved to its site on the lattice of chips; sites at the edge of a UTM zone are not used, which keeps
+the spacing across zones and keeps chips out of two zones at once. Blocks are squares of a metric area, or fields of an
+equal-area-like grid of rows and columns on the sphere, so that no zone's edge can bring ground of two splits together.
+
+Why sites of a cell's edge are drawn a little less often than others: a point is drawn in the cell and then moved, and
+part of the ground around such a site lies in another cell. Cells are much larger than chips wherever this is used.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from geodata.grid import Bounds, project, unproject
-from geodata.landcover import STRATA, LandCover
-from geodata.quotas import ANYWHERE, apportion
-from geodata.spec import CONTINENTS, SPLITS, Area, ChipSpec, Continents, CorpusSpec, blocks
-
-Float = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-
-EARTH_RADIUS_M = 6_371_007.2
-"""Radius of the sphere with the Earth's area."""
-DEGREE_M = EARTH_RADIUS_M * np.pi / 180
+from geodata import continents
+from geodata.grid import Bounds, unproject
+from geodata.landcover import Cells
+from geodata.lattice import DEGREE_M, Flags, Float, Ints, Reach, Snapped, centres_and_reach, lattice
+from geodata.quotas import ANYWHERE
+from geodata.spec import CONTINENTS, Area, ChipSpec, Continents, CorpusSpec, TileSpec, blocks
 
 BOXES: Mapping[str, Bounds] = {
     "africa": (-26.0, -36.0, 58.0, 38.0),
@@ -41,34 +34,22 @@ BOXES: Mapping[str, Bounds] = {
 }
 """(west, south, east, north) that hold each continent, to draw in; east may pass 180."""
 _WORLD: Bounds = (-180.0, -80.0, 180.0, 84.0)
+_WHOLE_WORLD: Bounds = (-180.0, -90.0, 180.0, 90.0)
 
 
 @dataclass(frozen=True)
-class Sites:
-    """Candidates moved to their sites, as arrays (N,): corner in lattice steps, centre in degrees, region and block.
+class Sites(Snapped):
+    """Candidates moved to their sites, as arrays (N,), and what region and block each is in.
 
-    `inside` is False off the region and `edge` True too near the edge of a UTM zone.
+    `inside` is False off the region; `wet` is the same for water, which may lie a little off the coast, and must not
+    lie farther off.
     """
 
-    epsg: Ints
-    left: Ints
-    top: Ints
-    lon: Float
-    lat: Float
     region: Ints
     block_row: Ints
     block_col: Ints
     inside: Flags
-    edge: Flags
-
-    def keys(self) -> Ints:
-        """One number per site."""
-        return site_keys(self.epsg, self.left, self.top)
-
-
-def site_keys(epsg: Ints, left: Ints, top: Ints) -> Ints:
-    """One number per site, from zone and corner."""
-    return (epsg.astype(np.int64) << 46) + ((left.astype(np.int64) + (1 << 21)) << 24) + top.astype(np.int64)
+    wet: Flags
 
 
 class Ground(Protocol):
@@ -77,7 +58,7 @@ class Ground(Protocol):
     extent: float
 
     def sites(self, numbers: Float) -> Sites:
-        """The site that each row of uniform numbers (N, 4) falls on; the first two columns are used."""
+        """The site that each row of uniform numbers (N, 4) falls on."""
         ...
 
     def touched(self, sites: Sites, which: Ints) -> list[tuple[Ints, Ints]]:
@@ -85,19 +66,43 @@ class Ground(Protocol):
         ...
 
 
-def ground(spec: CorpusSpec, cell: str, regions: tuple[str, ...]) -> Ground:
-    """The ground of one quota cell, whose chips are numbered by their place in `regions`."""
+def ground(spec: CorpusSpec, cell: str, regions: tuple[str, ...], boxes: Float | None = None) -> Ground:
+    """The ground of one quota cell, whose chips are numbered by their place in `regions`.
+
+    With `boxes` (N, 4), only points in these are drawn.
+    """
     if isinstance(spec.regions, Area) and spec.regions.metric:
-        return _Plane(spec, spec.regions)
-    if isinstance(spec.regions, Area):
-        return _Sphere(spec, spec.regions.bounds, None)
+        assert isinstance(spec.chip, ChipSpec)
+        return _Plane(spec, spec.chip, spec.regions)
+    world = _WHOLE_WORLD if isinstance(spec.chip, TileSpec) else _WORLD
     if not isinstance(spec.regions, Continents):
-        return _Sphere(spec, _WORLD, None)
+        bounds = spec.regions.bounds if isinstance(spec.regions, Area) else world
+        return _Sphere(spec, _Boxes.within(bounds, boxes), bounds, None)
     names = tuple(spec.regions.weights) if cell == ANYWHERE else (cell,)
     place = np.full(len(CONTINENTS) + 1, -1)
     for name in names:
         place[CONTINENTS.index(name)] = regions.index(name)
-    return _Sphere(spec, _WORLD if cell == ANYWHERE else BOXES[cell], place)
+    bounds = world if cell == ANYWHERE else BOXES[cell]
+    return _Sphere(spec, _Boxes.within(bounds, None) if boxes is None else _Boxes(boxes), bounds, place)
+
+
+def cells_of(spec: CorpusSpec, stratum: str, cells: Cells, regions: Iterable[str]) -> dict[str, Float | None]:
+    """By quota cell, the boxes (N, 4) of a stratum that meet its ground; None on a metric area, drawn site by site.
+
+    Boxes at a border reach over it: what is drawn there is still judged.
+    """
+    if isinstance(spec.regions, Area) and spec.regions.metric:
+        return dict.fromkeys(regions)
+    boxes = cells.of(stratum)
+    if not isinstance(spec.regions, Continents):
+        return dict.fromkeys(regions, boxes)
+    reach = (spec.inland_km or 0.0) if stratum == "watershed" else 0.0
+    meets = continents.meeting(boxes, reach, spec.regions.outlines)
+    found: dict[str, Float | None] = {}
+    for cell in regions:
+        names = list(spec.regions.weights) if cell == ANYWHERE else [cell]
+        found[cell] = boxes[meets[:, [continents.NAMES.index(name) for name in names]].any(1)]
+    return found
 
 
 class _Plane:
@@ -105,10 +110,10 @@ class _Plane:
 
     extent = 1.0
 
-    def __init__(self, spec: CorpusSpec, area: Area) -> None:
-        self.area, self.chip, self.split = area, spec.chip, spec.split
+    def __init__(self, spec: CorpusSpec, chip: ChipSpec, area: Area) -> None:
+        self.area, self.chip, self.split = area, chip, spec.split
         xmin, ymin, xmax, ymax = area.bounds
-        step, chip = self.chip.steps * self.chip.lattice, self.chip
+        step = chip.steps * chip.lattice
         self.left, self.top = (
             int(np.ceil(xmin / chip.lattice - 1e-9)),
             int(np.floor(ymax / chip.lattice + 1e-9)),
@@ -123,20 +128,22 @@ class _Plane:
             )
 
     def sites(self, numbers: Float) -> Sites:
-        """See `Ground`."""
+        """See `Ground`; the first two columns say which site."""
         left = self.left + (numbers[:, 0] * self.columns).astype(np.int64) * self.chip.steps
         top = self.top - (numbers[:, 1] * self.rows).astype(np.int64) * self.chip.steps
         half = self.chip.footprint_m / 2
         x, y = left * self.chip.lattice + half, top * self.chip.lattice - half
         lon, lat = unproject(x, y, self.area.epsg)
         row, col = self._block(x, y)
+        epsg, zoom = np.full(len(x), self.area.epsg), np.full(len(x), -1)
+        key = lattice(self.chip).keys({"epsg": epsg, "zoom": zoom, "left": left, "top": top})
         none = np.zeros(len(x), bool)
-        zone = np.full(len(x), self.area.epsg)
-        return Sites(zone, left, top, lon, lat, np.zeros(len(x), np.int64), row, col, ~none, none)
+        region = np.zeros(len(x), np.int64)
+        return Sites(epsg, zoom, left, top, lon, lat, key, none, region, row, col, ~none, ~none)
 
     def touched(self, sites: Sites, which: Ints) -> list[tuple[Ints, Ints]]:
         """See `Ground`."""
-        x, y, reach = _centres_and_reach(self.chip, self.split.guard_m, sites, which)
+        x, y, reach = centres_and_reach(self.chip, self.split.guard_m, sites.left[which], sites.top[which])
         return [self._block(x + dx, y + dy) for dx in (-reach, reach) for dy in (-reach, reach)]
 
     def _block(self, x: Float, y: Float) -> tuple[Ints, Ints]:
@@ -146,77 +153,112 @@ class _Plane:
         return row, np.clip((x - xmin) // self.split.block_m, 0, columns - 1).astype(np.int64)
 
 
-class _Sphere:
-    """A box of longitude and latitude, drawn evenly by area; of continents where `place` numbers them."""
+class _Boxes:
+    """Boxes of longitude and latitude (N, 4) that do not overlap, drawn from evenly by area on the sphere."""
 
-    def __init__(self, spec: CorpusSpec, box: Bounds, place: Ints | None) -> None:
-        self.chip, self.split, self.box, self.place = spec.chip, spec.split, box, place
-        west, south, east, north = box
-        self.low, self.high = np.sin(np.radians([south, north]))
-        self.extent = float((east - west) / 360 * (self.high - self.low) / 2)
+    def __init__(self, boxes: Float) -> None:
+        self.west, south, self.east, north = np.asarray(boxes, float).T
+        self.low, self.high = np.sin(np.radians(south)), np.sin(np.radians(north))
+        areas = (self.east - self.west) / 360 * (self.high - self.low) / 2
+        self.edges = np.cumsum(areas)
+        self.extent = float(self.edges[-1]) if len(areas) else 0.0
+
+    @classmethod
+    def within(cls, bounds: Bounds, boxes: Float | None) -> _Boxes:
+        """One box, or what others have in it."""
+        if boxes is None:
+            return cls(np.array([bounds]))
+        west, south, east, north = boxes.T
+        cut = np.stack(
+            [
+                np.maximum(west, bounds[0]),
+                np.maximum(south, bounds[1]),
+                np.minimum(east, bounds[2]),
+                np.minimum(north, bounds[3]),
+            ],
+            1,
+        )
+        return cls(cut[(cut[:, 0] < cut[:, 2]) & (cut[:, 1] < cut[:, 3])])
+
+    def points(self, numbers: Float) -> tuple[Float, Float]:
+        """Longitude and latitude by rows of uniform numbers (N, 4): one box needs the first two, several the third."""
+        across, box = numbers[:, 0], np.zeros(len(numbers), np.int64)
+        if len(self.edges) > 1:
+            box = np.searchsorted(self.edges, numbers[:, 2] * self.extent, side="right")
+            box = np.minimum(box, len(self.edges) - 1)
+        west, low = self.west[box], self.low[box]
+        lon = (west + across * (self.east[box] - west) + 180) % 360 - 180
+        return lon, np.degrees(np.arcsin(low + numbers[:, 1] * (self.high[box] - low)))
+
+
+class _Sphere:
+    """Boxes of longitude and latitude, drawn evenly by area; of continents where `place` numbers them."""
+
+    def __init__(self, spec: CorpusSpec, boxes: _Boxes, bounds: Bounds, place: Ints | None) -> None:
+        self.lattice, self.split, self.inland_km = lattice(spec.chip), spec.split, spec.inland_km
+        self.boxes, self.bounds, self.place = boxes, bounds, place
+        self.outlines: continents.Outlines = "fine"
+        if isinstance(spec.regions, Continents):
+            self.outlines = spec.regions.outlines
+        self.extent = boxes.extent
 
     def sites(self, numbers: Float) -> Sites:
         """See `Ground`."""
-        west, _, east, _ = self.box
-        lon = (west + numbers[:, 0] * (east - west) + 180) % 360 - 180
-        lat = np.degrees(np.arcsin(self.low + numbers[:, 1] * (self.high - self.low)))
-        near = np.flatnonzero(self._regions(lon, lat) >= 0)
-        epsg, left, top = (np.zeros(len(lon), np.int64) for _ in range(3))
-        epsg[near] = _zones(lon[near], lat[near]) if self.chip.epsg is None else self.chip.epsg
-        for zone, mine in _by_zone(epsg, near):
-            left[mine], top[mine], lon[mine], lat[mine] = self._snap(lon[mine], lat[mine], zone)
+        lon, lat = self.boxes.points(numbers)
+        near = np.arange(len(lon))
+        if len(self.boxes.edges) == 1:  # most of a box is elsewhere; cells are chosen to be here
+            near = np.flatnonzero(self._regions(lon, lat)[0] >= 0)
+        snapped = self.lattice.snap(lon[near], lat[near], numbers[near, 3])
+        found = {name: np.zeros(len(lon), np.int64) for name in ("epsg", "zoom", "left", "top", "key")}
+        for name, values in found.items():
+            values[near] = getattr(snapped, name)
+        lon[near], lat[near] = snapped.lon, snapped.lat
+        edge, inside, wet = (np.zeros(len(lon), bool) for _ in range(3))
         region = np.full(len(lon), -1)
-        region[near] = self._regions(lon[near], lat[near])
+        region[near], inside[near], wet[near] = self._regions(snapped.lon, snapped.lat)
+        edge[near] = snapped.edge
         row, col = self._block(lon, lat)
-        edge = np.zeros(len(lon), bool)
-        edge[near] = self._edge(lon[near], lat[near], epsg[near])
-        return Sites(epsg, left, top, lon, lat, region, row, col, region >= 0, edge)
+        return Sites(
+            **found,
+            lon=lon,
+            lat=lat,
+            edge=edge,
+            region=region,
+            block_row=row,
+            block_col=col,
+            inside=inside,
+            wet=wet,
+        )
 
     def touched(self, sites: Sites, which: Ints) -> list[tuple[Ints, Ints]]:
         """See `Ground`."""
-        x, y, reach = _centres_and_reach(self.chip, self.split.guard_m, sites, which)
-        found = []
-        lon, lat = (np.empty((9, len(which))) for _ in range(2))
-        steps = [(dx, dy) for dx in (-reach, 0.0, reach) for dy in (-reach, 0.0, reach)]
-        for zone, mine in _by_zone(sites.epsg[which], np.arange(len(which))):
-            for place, (dx, dy) in enumerate(steps):
-                lon[place, mine], lat[place, mine] = unproject(x[mine] + dx, y[mine] + dy, zone)
-        turned = (lon - lon[4] + 180) % 360 - 180
-        for south_north in (lat.min(0), lat.max(0)):
-            for shift in (turned.min(0), 0.0, turned.max(0)):
-                found.append(self._block((lon[4] + shift + 180) % 360 - 180, south_north))
-        return found
+        reach: Reach = self.lattice.reached(sites, which, self.split.guard_m)
+        return [
+            self._block((reach.lon + shift + 180) % 360 - 180, lat)
+            for lat in (reach.south, reach.north)
+            for shift in (reach.west, 0.0, reach.east)
+        ]
 
-    def _snap(self, lon: Float, lat: Float, zone: int) -> tuple[Ints, Ints, Float, Float]:
-        """Corner (lattice steps) and centre (degrees) of the nearest sites; far outside a zone, nan degrees."""
-        chip, half = self.chip, self.chip.footprint_m / 2
-        step = chip.steps * chip.lattice
-        x, y = project(lon, lat, zone)
-        lost = ~(np.isfinite(x) & np.isfinite(y)) | (np.abs(x) > 2e7) | (np.abs(y) > 2e7)
-        x, y = np.where(lost, 0.0, x), np.where(lost, 0.0, y)
-        left = np.rint((x - half) / step).astype(np.int64) * chip.steps
-        top = np.rint((y + half) / step).astype(np.int64) * chip.steps
-        lon, lat = unproject(left * chip.lattice + half, top * chip.lattice - half, zone)
-        return left, top, np.where(lost, np.nan, lon), np.where(lost, np.nan, lat)
+    def _regions(self, lon: Float, lat: Float) -> tuple[Ints, Flags, Flags]:
+        """Each point's region (-1 outside), whether it is in it, and whether water there would be.
 
-    def _regions(self, lon: Float, lat: Float) -> Ints:
-        """Place of each point's region, -1 outside."""
-        if self.place is not None:
-            return self.place[_continent_places(lon, lat)]
-        west, south, east, north = self.box
-        return np.where((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north), 0, -1)
-
-    def _edge(self, lon: Float, lat: Float, epsg: Ints) -> Flags:
-        """Whether centres lie nearer to their zone's meridians, or the equator, than half the spacing."""
-        if self.chip.epsg is not None:
-            return np.zeros(len(lon), bool)
-        reach = self.chip.steps * self.chip.lattice / 2 * 1.01
-        number = epsg % 100
-        from_west = (lon - (number * 6.0 - 186.0) + 180) % 360 - 180
-        across = np.minimum(from_west, 6.0 - from_west) * np.cos(np.radians(lat)) * DEGREE_M
-        south = (epsg // 100) == 327
-        upward = np.where(south, -lat, lat) * DEGREE_M
-        return (across < reach) | (upward < reach) | (lat < -80) | (lat > 84)
+        A point at sea within reach of land belongs to the continent there; a lake is land.
+        """
+        if self.place is None:
+            west, south, east, north = self.bounds
+            inside = (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+            wet = inside
+            if self.inland_km is not None:
+                wet = inside & (continents.codes(lon, lat, self.inland_km, self.outlines) >= 0)
+            return np.where(inside, 0, -1), inside, wet
+        region = self.place[continents.codes(lon, lat, outlines=self.outlines)]
+        inside = region >= 0
+        if not self.inland_km:
+            return region, inside, inside
+        at_sea = np.flatnonzero(~inside)
+        near = continents.codes(lon[at_sea], lat[at_sea], self.inland_km, self.outlines)
+        region[at_sea] = self.place[near]
+        return region, inside, region >= 0
 
     def _block(self, lon: Float, lat: Float) -> tuple[Ints, Ints]:
         """Rows of equal height from the south pole; columns as wide as high in the middle of their row."""
@@ -226,132 +268,3 @@ class _Sphere:
         middle = np.clip((row + 0.5) * height - 90, -89.9, 89.9)
         columns = np.maximum(1, np.floor(360 * np.cos(np.radians(middle)) / height)).astype(np.int64)
         return row, np.minimum(((lon + 180) / 360 * columns).astype(np.int64), columns - 1)
-
-
-class Splits:
-    """Which split a block belongs to, and whether a chip keeps its distance from the others."""
-
-    def __init__(self, spec: CorpusSpec, landcover: LandCover) -> None:
-        self.seed = spec.seed
-        self.fractions = np.array([spec.split.fractions.get(name, 0.0) for name in SPLITS])
-        self.single = bool((self.fractions >= 1).any())
-        self.table: Ints | None = None
-        if spec.split.assign == "balanced" and isinstance(spec.regions, Area):
-            self.table = _balanced(spec, spec.regions, landcover)
-
-    def block_split(self, row: Ints, col: Ints) -> Ints:
-        """Place in `SPLITS` of each block."""
-        if self.table is not None:
-            return self.table[row, col]
-        if self.single:
-            return np.full(len(row), int(self.fractions.argmax()))
-        edges = np.cumsum(self.fractions) / self.fractions.sum()
-        last = int(np.flatnonzero(self.fractions).max())
-        return np.minimum(np.searchsorted(edges, _hash(self.seed, row, col), side="right"), last)
-
-    def of(self, ground: Ground, sites: Sites, which: Ints) -> tuple[Ints, Flags]:
-        """Split (n,) of some sites, and whether all ground within half the guard belongs to the same split."""
-        split = self.block_split(sites.block_row[which], sites.block_col[which])
-        apart = np.ones(len(which), bool)
-        if not self.single and len(which):
-            for row, col in ground.touched(sites, which):
-                apart &= self.block_split(row, col) == split
-        return split, apart
-
-
-def _continent_places(lon: Float, lat: Float) -> Ints:
-    """Place in `CONTINENTS` of each point; the sea, ice shelves and points without coordinates come after the last."""
-    from geodata import continents
-
-    here = np.isfinite(lon) & np.isfinite(lat)
-    names = np.asarray(continents.continent_of(np.where(here, lon, 0.0), np.where(here, lat, -90.0)))
-    found, which = np.unique(names, return_inverse=True)
-    known = {name: place for place, name in enumerate(CONTINENTS)}
-    return np.array([known.get(str(name), len(CONTINENTS)) for name in found])[which]
-
-
-def _centres_and_reach(
-    chip: ChipSpec, guard_m: float, sites: Sites, which: Ints
-) -> tuple[Float, Float, float]:
-    """Centres (metres) and how far the guarded footprint reaches from them; a hair less, so that touching is free."""
-    half = chip.footprint_m / 2
-    x, y = sites.left[which] * chip.lattice + half, sites.top[which] * chip.lattice - half
-    return x, y, half + guard_m / 2 - 1e-3
-
-
-def _zones(lon: Float, lat: Float) -> Ints:
-    """EPSG codes of plain UTM zones, as `grid.utm_epsg`, for arrays."""
-    return np.where(lat >= 0, 32600, 32700) + ((lon + 180) // 6).astype(np.int64) % 60 + 1
-
-
-def _by_zone(epsg: Ints, which: Ints) -> list[tuple[int, Ints]]:
-    """The members of `which` by their zone."""
-    order = which[np.argsort(epsg[which], kind="stable")]
-    parts = np.split(order, np.flatnonzero(np.diff(epsg[order])) + 1)
-    return [(int(epsg[part[0]]), part) for part in parts if len(part)]
-
-
-def _hash(seed: int, row: Ints, col: Ints) -> Float:
-    """A number in [0, 1) per block: three rounds of splitmix64 over seed, row and column."""
-    state = np.full(len(row), seed & (2**64 - 1), np.uint64)
-    with np.errstate(over="ignore"):
-        for word in (row, col, np.zeros_like(row)):
-            state = (state ^ word.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state ^= state >> np.uint64(31)
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-_DEALS = 512
-_PROBES = 16
-
-
-def _balanced(spec: CorpusSpec, area: Area, landcover: LandCover) -> Ints:
-    """Split of every block of an area, (rows, columns).
-
-    Block counts follow the fractions exactly. Of 512 seeded ways to deal the blocks out, the one whose splits are
-    nearest to the area's mix of classes, by the worst ratio of a class share in a split to that in the area, both
-    taken at 16 x 16 points a block.
-    """
-    columns, rows = blocks(area, spec.split.block_m)
-    counts = _class_counts(spec, area, landcover, columns, rows)
-    sizes = apportion(columns * rows, {name: spec.split.fractions.get(name, 0.0) for name in SPLITS})
-    dealt = np.repeat(np.arange(len(SPLITS)), [sizes[name] for name in SPLITS])
-    seed = hashlib.sha256(f"{spec.seed}/blocks".encode()).digest()
-    best, least = dealt, np.inf
-    for deal in range(_DEALS):
-        order = np.argsort(
-            [hashlib.sha256(seed + f"{deal}/{block}".encode()).digest() for block in range(len(dealt))]
-        )
-        split = np.empty_like(dealt)
-        split[order] = dealt
-        worst = _unevenness(counts, split)
-        if worst < least:
-            best, least = split, worst
-    return best.reshape(rows, columns)
-
-
-def _class_counts(spec: CorpusSpec, area: Area, landcover: LandCover, columns: int, rows: int) -> Float:
-    """Probed points per block and stratum asked for, (blocks, strata)."""
-    wanted = [*spec.quotas.shares, *spec.quotas.fixed]
-    offset = (np.arange(_PROBES) + 0.5) / _PROBES * spec.split.block_m
-    xmin, _, _, ymax = area.bounds
-    x = xmin + (np.arange(columns)[:, None] * spec.split.block_m + offset).ravel()
-    y = ymax - (np.arange(rows)[:, None] * spec.split.block_m + offset).ravel()
-    across, down = np.meshgrid(x, y)
-    lon, lat = unproject(across.ravel(), down.ravel(), area.epsg)
-    strata = landcover.classes.strata_of(landcover.at(lon, lat)).reshape(rows, _PROBES, columns, _PROBES)
-    flat = strata.transpose(0, 2, 1, 3).reshape(rows * columns, -1)
-    return np.stack([(flat == STRATA.index(name)).sum(1) for name in wanted], axis=1).astype(float)
-
-
-def _unevenness(counts: Float, split: Ints) -> float:
-    """The worst log ratio of a class share in a split to that in the whole."""
-    total = counts.sum(0) + 1.0
-    worst = 0.0
-    for part in np.unique(split):
-        mine = counts[split == part].sum(0) + 1.0
-        ratio = np.log(mine / mine.sum()) - np.log(total / total.sum())
-        worst = max(worst, float(np.abs(ratio).max()))
-    return worst

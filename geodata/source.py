@@ -11,11 +11,11 @@ import importlib
 import math
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import rasterio.transform
@@ -24,6 +24,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from geodata.codec import Encoded
+from geodata.errors import DataError
+from geodata.governor import Limits
 from geodata.grid import Bounds, Grid, whole
 from geodata.sensors import Sensor
 
@@ -67,11 +70,15 @@ class Period:
 
 @dataclass(frozen=True)
 class Scene:
-    """One acquisition by one sensor: metadata only. `bounds` (xmin, ymin, xmax, ymax) are in units of `epsg`."""
+    """One acquisition by one sensor: metadata only. `bounds` (xmin, ymin, xmax, ymax) are in units of `epsg`.
+
+    `date` is None where nobody states it, as with the mosaics of map engines. Every source sets the properties
+    `license`, `attribution` and `redistribute` (bool), and those its sensor records for each date.
+    """
 
     scene_id: str
     sensor: str
-    date: date
+    date: date | None
     epsg: int
     bounds: Bounds
     assets: tuple[tuple[str, str], ...] = ()
@@ -91,7 +98,8 @@ class Raster:
     """Pixels (C, H, W) on a grid, and which of them are valid (H, W).
 
     `scl` are Sentinel-2 scene classification codes on the same grid (H, W) where the source has them;
-    `resampled` is True when any band was warped rather than read or repeated pixel by pixel.
+    `resampled` is True when any band was warped rather than read or repeated pixel by pixel. `encoded` are the
+    original files of which these pixels are the decoded, stitched picture; a corpus then keeps those.
     """
 
     values: Pixels
@@ -100,6 +108,7 @@ class Raster:
     bands: tuple[str, ...]
     resampled: bool = False
     scl: NDArray[np.uint8] | None = None
+    encoded: Encoded | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.bands), *self.grid.shape)
@@ -131,6 +140,48 @@ class ImagerySource(Protocol):
 
     def read(self, scene: Scene, grid: Grid) -> Raster:
         """The scene's pixels on exactly this grid. Raises Missing, Transient or Corrupt."""
+        ...
+
+
+@runtime_checkable
+class Stacking(Protocol):
+    """A source that reads several scenes on one grid in fewer requests than one each."""
+
+    def stack(self, scenes: Sequence[Scene], grid: Grid) -> list[Raster | DataError]:
+        """One entry a scene, in order: its raster, or the error (Missing, Corrupt, Transient) of that scene alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What reading would take of a service, on average: requests, and bytes moved."""
+
+    requests: float
+    bytes: float
+
+    def __add__(self, other: Ask) -> Ask:
+        return Ask(self.requests + other.requests, self.bytes + other.bytes)
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A source that knows beforehand what reading takes."""
+
+    def cost(self, scene_count: int, grid: Grid) -> Ask:
+        """What searching and reading so many scenes of one chip on this grid would take."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A source behind a service: several chips at a time are worth asking for, since most of the time is waiting.
+
+    Whoever says so may be called by several threads at once.
+    """
+
+    @property
+    def limits(self) -> Limits:
+        """What the service allows one account."""
         ...
 
 

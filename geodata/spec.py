@@ -1,8 +1,8 @@
-"""The fields of a corpus: how many points, over which land covers, seen by which sensors, when.
+"""A corpus: how many chips, over which land covers, seen by which sensors, when, and what is refused.
 
 A `CorpusSpec` is the whole truth about a corpus: the same spec gives the same chips and, while the sources keep their
 files, the same pixels. Specs are frozen and validated at birth, strictly, so that what exists can be run; the ones we
-publish are functions in `corpus`.
+publish are functions in `corpus`. The fields that say where are in `layout`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,52 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
-from pyproj import CRS
-from pyproj.exceptions import CRSError
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
 
-from geodata.grid import LATTICE_M, whole
-from geodata.landcover import STRATA
+from geodata import contamination
+from geodata.grid import Grid, whole
+from geodata.layout import (
+    CONTINENTS,
+    SPLITS,
+    Area,
+    ChipSpec,
+    Continents,
+    Everywhere,
+    Frozen,
+    Metres,
+    Quotas,
+    Share,
+    Split,
+    SplitSpec,
+    TileSpec,
+    blocks,
+    metric,
+)
 from geodata.sensors import Sensor, sensor
 from geodata.source import Address, Period
 
-CONTINENTS = ("africa", "asia", "europe", "north_america", "oceania", "south_america")
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Metres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+__all__ = [
+    "CONTINENTS",
+    "SPLITS",
+    "AnyChip",
+    "Area",
+    "ChipSpec",
+    "ContaminationSpec",
+    "Continents",
+    "CorpusSpec",
+    "Everywhere",
+    "Frozen",
+    "Quotas",
+    "SensorSpec",
+    "Split",
+    "SplitSpec",
+    "TileSpec",
+    "blocks",
+    "digest",
+]
 
 
 def _period(value: Any) -> Any:
@@ -39,143 +65,19 @@ def _period(value: Any) -> Any:
 PeriodText = Annotated[Period, BeforeValidator(_period), PlainSerializer(str, return_type=str)]
 """A period, written 'YYYY-MM-DD/YYYY-MM-DD' in files."""
 
-
-class Frozen(BaseModel):
-    """Values that never change, of exactly the types they declare, with no key too many."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ChipSpec(Frozen):
-    """A square of ground: `size` pixels of `gsd` metres a side, its corner on the `lattice` (metres).
-
-    `epsg` puts all chips in one zone, that of the scene they are cut from; None takes each point's own UTM zone.
-    `spacing_m` is the least distance between chip centres, measured on the map grid and rounded up to whole
-    lattice steps; None is one footprint, so that chips never overlap.
-    """
-
-    gsd: Metres
-    size: int = Field(gt=0)
-    lattice: Metres = LATTICE_M
-    epsg: int | None = None
-    spacing_m: Metres | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> ChipSpec:
-        if whole(self.lattice / self.gsd) is None:
-            raise ValueError(
-                f"a lattice of {self.lattice:g} m holds no whole number of {self.gsd:g} m pixels; "
-                f"choose a GSD that divides it"
-            )
-        return self
-
-    @property
-    def footprint_m(self) -> float:
-        """Side of the chip, metres."""
-        return self.gsd * self.size
-
-    @property
-    def steps(self) -> int:
-        """Distance between neighbouring chip sites, in lattice steps."""
-        return max(1, math.ceil((self.spacing_m or self.footprint_m) / self.lattice - 1e-9))
-
-
-class Quotas(Frozen):
-    """How many chips of which stratum.
-
-    `count` chips are shared out over continents and strata by `shares` (which sum to 1), exactly, by largest
-    remainder. `fixed` are further counts of other strata, over all regions together.
-    """
-
-    count: int = Field(default=0, ge=0)
-    shares: dict[str, Share] = Field(default_factory=dict)
-    fixed: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Quotas:
-        for stratum in (*self.shares, *self.fixed):
-            if stratum not in STRATA:
-                raise ValueError(f"{stratum!r} is no stratum; strata are {', '.join(STRATA)}")
-        twice = sorted(set(self.shares) & set(self.fixed))
-        if twice:
-            raise ValueError(f"{', '.join(twice)} has both a share and a fixed count; keep one of them")
-        if bool(self.count) != bool(self.shares):
-            raise ValueError(f"count {self.count} and shares {self.shares} go together; give both or neither")
-        _sums_to_one("shares", self.shares)
-        if not self.count and not self.fixed:
-            raise ValueError("quotas ask for no chip at all; give count and shares, or fixed counts")
-        return self
-
-    @property
-    def total(self) -> int:
-        """Chips asked for."""
-        return self.count + sum(self.fixed.values())
-
-
-class Continents(Frozen):
-    """Land of the six continents; each gets chips in proportion to its weight."""
-
-    kind: Literal["continents"] = "continents"
-    weights: dict[str, Annotated[float, Field(gt=0)]]
-
-    @model_validator(mode="after")
-    def _known(self) -> Continents:
-        for name in self.weights:
-            if name not in CONTINENTS:
-                raise ValueError(f"{name!r} is no continent; continents are {', '.join(CONTINENTS)}")
-        if not self.weights:
-            raise ValueError(
-                "no continent has a weight, so no chip has a place; name one or use kind 'everywhere'"
-            )
-        return self
-
-
-class Area(Frozen):
-    """One rectangle: (xmin, ymin, xmax, ymax) in units of `epsg`; in longitude and latitude when that is 4326.
-
-    In a metric CRS, chips are cut in that CRS and lie wholly inside; in degrees, their centres do.
-    """
-
-    kind: Literal["area"] = "area"
-    name: str = Field(min_length=1)
-    bounds: tuple[float, float, float, float]
-    epsg: int = 4326
-
-    @model_validator(mode="after")
-    def _holds_ground(self) -> Area:
-        west, south, east, north = self.bounds
-        if not (west < east and south < north):
-            raise ValueError(
-                f"area {self.name} has no ground between {self.bounds}: xmin < xmax and ymin < ymax are wanted; "
-                f"cut one that crosses the antimeridian into two corpora"
-            )
-        if self.epsg == 4326 and not (west >= -180 and east <= 180 and south >= -80 and north <= 84):
-            raise ValueError(
-                f"area {self.name} {self.bounds} leaves UTM's -180..180, -80..84 degrees; clip it"
-            )
-        if self.epsg != 4326 and not _metric(self.epsg):
-            raise ValueError(f"EPSG:{self.epsg} of area {self.name} is not in metres; use a UTM zone or 4326")
-        return self
-
-    @property
-    def metric(self) -> bool:
-        """Whether the bounds are metres rather than degrees."""
-        return self.epsg != 4326
-
-
-class Everywhere(Frozen):
-    """The whole Earth from 80 S to 84 N; the land-cover map decides what is land."""
-
-    kind: Literal["everywhere"] = "everywhere"
+Bits = Annotated[int, Field(ge=0, le=64)]
+"""Bits in which two 64-bit hashes of pictures may differ and still be the same picture."""
 
 
 class SensorSpec(Frozen):
     """One sensor's part: where its pixels come from, which acquisitions are taken, when a chip is refused.
 
-    `gsd` is what pixels are stored at (None: the sensor's own). Up to `dates` acquisitions in the period are kept
-    and fewer than `min_dates` refuse the chip. `select` chooses among those that pass: the 'clearest', ones 'spread'
-    over the period, or 'all' in order of date. An acquisition passes with at most `max_cloud` of the chip under
-    cloud (unknown passes) and at least `min_valid` of its pixels there.
+    `gsd` is what pixels are stored at (None: the sensor's own; on tile chips the chip's own, and nothing else). Up to
+    `dates` acquisitions in the period are kept and fewer than `min_dates` refuse the chip. `select` chooses among those
+    that pass: the 'clearest', ones 'spread' over the period, 'all' in order of date, or by 'rotate' one of the scenes,
+    dealt out to the chips in turn: of several providers, each gets its share. `orbit` 'one' keeps the acquisitions of
+    the one relative orbit that has most dates (the same view each time); 'any' mixes them. An acquisition passes with
+    at most `max_cloud` of the chip under cloud (unknown passes) and at least `min_valid` of its pixels there.
     """
 
     sensor: str
@@ -185,7 +87,8 @@ class SensorSpec(Frozen):
     period: PeriodText
     dates: int = Field(default=1, gt=0)
     min_dates: int = Field(default=1, ge=0)
-    select: Literal["clearest", "spread", "all"] = "clearest"
+    select: Literal["clearest", "spread", "all", "rotate"] = "clearest"
+    orbit: Literal["any", "one"] = "any"
     max_cloud: Share = 0.2
     min_valid: Share = 1.0
 
@@ -202,6 +105,10 @@ class SensorSpec(Frozen):
             raise ValueError(
                 f"min_dates {self.min_dates} exceeds dates {self.dates}: no chip could pass; lower it"
             )
+        if self.select == "rotate" and self.dates > 1:
+            raise ValueError(
+                f"'rotate' takes one scene a chip, but dates is {self.dates}; set dates=1, or select otherwise"
+            )
         return self
 
     @property
@@ -211,52 +118,83 @@ class SensorSpec(Frozen):
 
     @property
     def stored_gsd(self) -> float:
-        """Metres per stored pixel."""
+        """Metres per stored pixel of UTM chips."""
         return self.gsd or sensor(self.sensor).gsd
 
+    def grid(self, chip: ChipSpec | TileSpec, ground: Grid) -> Grid:
+        """The grid this sensor's pixels are stored on, for the chip on `ground`."""
+        return ground if isinstance(chip, TileSpec) else ground.at(self.stored_gsd)
 
-class SplitSpec(Frozen):
-    """Which ground is for training and which for testing, decided by square blocks of `block_m`.
+    def side(self, chip: ChipSpec | TileSpec) -> int:
+        """Pixels a side that this sensor has of each chip."""
+        return chip.size if isinstance(chip, TileSpec) else round(chip.footprint_m / self.stored_gsd)
 
-    Footprints of different splits are at least `guard_m` apart; a chip that would come nearer is not taken.
-    'hash' gives each block to a split by its own number, so a corpus can grow without limit; 'balanced' deals out
-    the blocks of a small metric area so that block counts match the fractions exactly and every split sees the same
-    mix of classes, as nearly as blocks allow.
+
+class ContaminationSpec(Frozen):
+    """Which downstream benchmarks a corpus is held against, and what happens to a chip that is found in one.
+
+    `benchmarks` are names of footprints we ship ('all' for all), grown by `buffer_km`; `images` are folders of pictures
+    without a place, compared by perceptual hash up to `near_bits` bits. Matches are stored with the row ('report') or
+    refused ('exclude'; a place known only by its country refuses nothing).
     """
 
-    block_m: Metres = 20_000.0
-    guard_m: float = Field(default=0.0, ge=0)
-    fractions: dict[Split, Share] = Field(default={"train": 1.0}, validate_default=True)
-    assign: Literal["hash", "balanced"] = "hash"
+    benchmarks: tuple[str, ...] = ()
+    buffer_km: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    images: tuple[str, ...] = ()
+    near_bits: Bits = 6
+    action: Literal["report", "exclude"] = "report"
 
     @model_validator(mode="after")
-    def _possible(self) -> SplitSpec:
-        _sums_to_one("fractions", self.fractions)
-        if not self.fractions:
-            raise ValueError("fractions name no split; give train, val, test or some of them")
+    def _known(self) -> ContaminationSpec:
+        if self.benchmarks:
+            contamination.known(self.benchmarks)
         return self
+
+
+def _chip_kind(value: Any) -> str:
+    """'utm' or 'tiles'; chips in files from before there were tiles have no kind, and are UTM's."""
+    return str(value.get("kind", "utm") if isinstance(value, Mapping) else getattr(value, "kind", "utm"))
+
+
+AnyChip = Annotated[
+    Annotated[ChipSpec, Tag("utm")] | Annotated[TileSpec, Tag("tiles")], Discriminator(_chip_kind)
+]
+"""A chip of either kind, told apart by `kind`."""
 
 
 class CorpusSpec(Frozen):
     """A corpus, whole. Raises ValueError, at construction, for what no run could satisfy.
 
-    `labels` stores the land-cover map on the chip's grid beside the pixels. `tries` candidates are drawn per chip
-    wanted before a stratum counts as short. `rounds` is how often rejected chips are replaced by further draws
-    (1: never). A shard is planned with `shard_rows` chips.
+    `places` names the corpus whose ids this one shares where both hold a chip (empty: its own), so that a subset is
+    one. `labels` stores the land-cover map on the chip's grid beside the pixels. A chip whose stratum covers less than
+    `min_share` of it is refused. Water is drawn from lakes and coasts: with `inland_km`, points of the stratum
+    'watershed' lie on land or at most that far off it, else the open sea is water like any other (on continents:
+    outside their outlines there are no points at all). `tries` candidates are drawn per chip wanted before a stratum
+    counts as short. `rounds` is how often rejected chips are replaced by further draws (1: never). `region_layout` is
+    how the Earth is cut into the 64 x 64 fields that rows are numbered by. `duplicates` refuses what was seen before:
+    the same pixels ('exact'), or pictures within `near_bits` bits of each other's perceptual hash. A shard is planned
+    with `shard_rows` chips.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     version: str = Field(default="1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    places: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9_-]*)?$")
     seed: int = Field(default=0, ge=0)
-    chip: ChipSpec
+    chip: AnyChip
     quotas: Quotas
     regions: Annotated[Continents | Area | Everywhere, Field(discriminator="kind")]
     landcover: Address
     labels: bool = False
+    min_share: Share = 0.0
+    inland_km: Annotated[float, Field(ge=0, le=100)] | None = None
     sensors: tuple[SensorSpec, ...] = Field(min_length=1)
     split: SplitSpec = Field(default_factory=SplitSpec)
     tries: int = Field(default=1000, gt=0)
     rounds: int = Field(default=1, gt=0)
+    region_layout: Literal["equal_angle", "equal_area"] = "equal_angle"
+    duplicates: Literal["keep", "exact", "perceptual"] = "keep"
+    near_bits: Bits = 6
+    contamination: ContaminationSpec = Field(default_factory=ContaminationSpec)
     shard_rows: int = Field(default=256, gt=0)
 
     @model_validator(mode="after")
@@ -274,6 +212,12 @@ class CorpusSpec(Frozen):
                 f"sensors {names} share a column prefix ({', '.join(prefixes)}); keep one of each"
             )
         for part in self.sensors:
+            if isinstance(self.chip, TileSpec):
+                if part.gsd is not None:
+                    raise ValueError(
+                        f"{part.sensor} asks for {part.gsd:g} m, but tile chips keep the GSD of their zoom; leave gsd out"
+                    )
+                continue
             ratio = max(part.stored_gsd / self.chip.gsd, self.chip.gsd / part.stored_gsd)
             if whole(ratio) is None or whole(self.chip.footprint_m / part.stored_gsd) is None:
                 raise ValueError(
@@ -283,7 +227,16 @@ class CorpusSpec(Frozen):
 
     def _check_ground(self) -> None:
         area, chip = self.regions, self.chip
-        if chip.epsg is not None and not _metric(chip.epsg):
+        flat = isinstance(area, Area) and area.metric
+        if flat and self.inland_km is not None:
+            raise ValueError(
+                f"inland_km {self.inland_km:g} asks where land is, which a metric area does not say; leave it out"
+            )
+        if isinstance(chip, TileSpec):
+            if flat:
+                raise ValueError("tile chips lie on no UTM zone; give the area in degrees (epsg 4326)")
+            return
+        if chip.epsg is not None and not metric(chip.epsg):
             raise ValueError(f"chip.epsg {chip.epsg} is not in metres; use a UTM zone")
         if not isinstance(area, Area) or not area.metric:
             return
@@ -328,33 +281,12 @@ class CorpusSpec(Frozen):
     @functools.cached_property
     def place_id(self) -> str:
         """Eight hex digits that begin every chip's id: of name and chip alone, so that ids survive growth."""
-        chip = self.chip
-        return digest({"name": self.name, "gsd": chip.gsd, "size": chip.size, "lattice": chip.lattice})[:8]
-
-
-def blocks(area: Area, block_m: float) -> tuple[int, int]:
-    """Columns and rows of whole blocks in a metric area; a remainder belongs to the last one."""
-    xmin, ymin, xmax, ymax = area.bounds
-    return max(1, int((xmax - xmin) / block_m)), max(1, int((ymax - ymin) / block_m))
+        chip, name = self.chip, self.places or self.name
+        if isinstance(chip, TileSpec):
+            return digest({"name": name, "size": chip.size, "tile": chip.tile})[:8]
+        return digest({"name": name, "gsd": chip.gsd, "size": chip.size, "lattice": chip.lattice})[:8]
 
 
 def digest(values: Mapping[str, Any]) -> str:
     """sha256 (hex) of plain values as canonical JSON: sorted keys, no spaces."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _sums_to_one(name: str, shares: Mapping[Any, float]) -> None:
-    total = sum((Fraction(str(share)) for share in shares.values()), Fraction(0))
-    if shares and abs(total - 1) > Fraction(1, 10**6):
-        raise ValueError(f"{name} {dict(shares)} sum to {float(total):g}, not 1; change one of them")
-
-
-@functools.lru_cache(maxsize=64)
-def _metric(epsg: int) -> bool:
-    try:
-        crs = CRS.from_epsg(epsg)
-    except CRSError as error:
-        raise ValueError(
-            f"EPSG:{epsg} is no known coordinate system; use a UTM zone (326xx, 327xx)"
-        ) from error
-    return crs.is_projected and crs.axis_info[0].unit_name == "metre"

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from geodata.shards import write_atomic
+from geodata.files import write_atomic
 from pipelines.settings import FOLDERS, Home
 
 __all__ = ["Artifact", "claim", "digest", "find", "listing", "provenance", "resolve", "seal", "standing"]

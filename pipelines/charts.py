@@ -21,7 +21,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
@@ -31,9 +32,12 @@ __all__ = [
     "Series",
     "Spread",
     "Square",
+    "asked",
     "bars",
+    "columns",
     "counts",
     "curves",
+    "globe",
     "ground",
     "strip",
     "world",
@@ -290,6 +294,140 @@ def world(
         axes.set_ylabel("latitude, degrees north")
         legend_above(axes, len(colours))
     return done[0]
+
+
+Outline = tuple[Sequence[float], Sequence[float]]
+"""x and y of a closed line."""
+
+LEVELS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+"""Edges of the classes of density: each about three times the one before."""
+
+
+def globe(
+    title: str,
+    edge: Outline,
+    coasts: Sequence[Outline],
+    *,
+    dots: Mapping[str, Outline] | None = None,
+    colours: Mapping[str, int] | None = None,
+    squares: Sequence[tuple[float, float, float, int]] = (),
+) -> Markup:
+    """The Earth on a map of true areas, with chips on it: each as a dot coloured by its group where they are few,
+    else squares (left, bottom, side, chips) that are the darker the more chips they hold. All in metres of the map.
+    """
+    width, height = (max(line) - min(line) for line in edge)
+    with chart(title, width=WIDTH * 1.9, height=WIDTH * 1.9 * height / width + 0.35) as (axes, done):
+        axes.add_patch(PathPatch(polygon([edge]), facecolor="none", edgecolor=GRID, linewidth=1.0))
+        axes.add_patch(PathPatch(polygon(coasts), facecolor=GRID, edgecolor="none"))
+        most = max((number for *_, number in squares), default=0)
+        used = [level for level in LEVELS if level <= most]
+        for place, level in enumerate(used):
+            above = used[place + 1] if place + 1 < len(used) else math.inf
+            held = [one for one in squares if level <= one[3] < above]
+            strength = 0.25 + 0.75 * place / max(len(used) - 1, 1)
+            axes.add_patch(
+                PathPatch(
+                    polygon([corners(*one[:3]) for one in held]),
+                    facecolor=COLOURS[0],
+                    edgecolor="none",
+                    alpha=strength,
+                    label=f"{level:,} and more" if above == math.inf else f"{level:,} to {above - 1:,}",
+                )
+            )
+        axes.add_patch(PathPatch(polygon(coasts), facecolor="none", edgecolor=FAINT, linewidth=0.4))
+        for group, (xs, ys) in (dots or {}).items():
+            colour = COLOURS[(colours or {}).get(group, 1) - 1]
+            axes.scatter(
+                xs, ys, s=14, facecolor=colour, edgecolor="none", alpha=0.85, label=brief(group), zorder=3
+            )
+        axes.set_xlim(min(edge[0]), max(edge[0]))
+        axes.set_ylim(min(edge[1]), max(edge[1]))
+        axes.margins(0)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        handles, _ = axes.get_legend_handles_labels()
+        if handles:
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0.02),
+                ncols=6,
+                handlelength=1.0,
+                fontsize=10.5,
+                columnspacing=1.4,
+            )
+    return done[0]
+
+
+def asked(title: str, rows: Mapping[str, tuple[int, int]], *, x: str) -> Markup:
+    """Per row what there is as a bar, and what was asked for as a mark across it."""
+    names = [brief(name) for name in rows]
+    with chart(title, height=0.75 + 0.27 * len(names)) as (axes, done):
+        axes.barh(
+            names, [found for _, found in rows.values()], height=0.6, color=COLOURS[0], label="accepted"
+        )
+        for place, (wanted, _) in enumerate(rows.values()):
+            axes.plot(
+                [wanted, wanted],
+                [place - 0.42, place + 0.42],
+                color=COLOURS[1],
+                linewidth=2.2,
+                solid_capstyle="butt",
+                label="asked for" if place == 0 else None,
+            )
+        rows_downwards(axes, x)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(left=0)
+        legend_above(axes, 2)
+    return done[0]
+
+
+def columns(
+    title: str, groups: Mapping[str, Mapping[str, int]], keys: Sequence[str], *, x: str, y: str
+) -> Markup:
+    """Upright bars over `keys`, which stand in this order; those of several groups beside each other."""
+    step = 0.8 / max(len(groups), 1)
+    with chart(title, height=2.5) as (axes, done):
+        for place, (group, amounts) in enumerate(groups.items()):
+            offset = (place - (len(groups) - 1) / 2) * step
+            axes.bar(
+                [index + offset for index in range(len(keys))],
+                [amounts.get(key, 0) for key in keys],
+                width=step * 0.9,
+                color=COLOURS[place % 6],
+                label=brief(group),
+            )
+        every = -(-len(keys) // 14)
+        shown = range(0, len(keys), every)
+        long = max((len(key) for key in keys), default=0) * len(shown) > 45
+        axes.set_xticks(list(shown), [keys[place] for place in shown], rotation=40 if long else 0)
+        axes.set_xlim(-0.6, max(len(keys) - 0.4, 3.6))
+        axes.grid(visible=False, axis="x")
+        axes.tick_params(axis="x", length=0)
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(groups) > 1:
+            legend_above(axes, len(groups))
+    return done[0]
+
+
+def polygon(rings: Sequence[Outline]) -> Path:
+    """Closed lines as one path."""
+    points: list[tuple[float, float]] = []
+    moves: list[Any] = []
+    for xs, ys in rings:
+        points += [*zip(xs, ys, strict=True), (xs[0], ys[0])]
+        moves += [Path.MOVETO, *([Path.LINETO] * (len(xs) - 1)), Path.CLOSEPOLY]
+    return Path(points or [(0.0, 0.0)], moves or [Path.MOVETO])
+
+
+def corners(left: float, bottom: float, side: float) -> Outline:
+    """The outline of a square, a little smaller than it, so that neighbours stay apart."""
+    gap = side * 0.06
+    west, east, south, north = left + gap, left + side - gap, bottom + gap, bottom + side - gap
+    return (west, east, east, west), (south, south, north, north)
 
 
 @contextmanager

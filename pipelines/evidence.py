@@ -15,8 +15,8 @@ from typing import Any
 
 from geodata.errors import DataError
 from geodata.landcover import class_table
+from geodata.manifest import Corpus, open_corpus
 from geodata.sampling import Chip, Plan
-from geodata.shards import Corpus, open_corpus
 from pipelines.page import Curation, Picture, Point, Run, count, duration, readable, words
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "curation_of",
     "finite",
     "pictures_of",
+    "plan_of",
     "read_json",
     "run_of",
     "scores_of",
@@ -58,12 +59,12 @@ def corpus_of(study: Json, root: Path, notes: list[str]) -> Corpus | None:
 
 def curation_of(corpus: Corpus, notes: list[str]) -> Curation:
     """The corpus in numbers, from its manifest and its plan."""
-    values = read_json(corpus.root / "plan.json", notes) or corpus.plan
-    plan = plan_of(corpus, values, notes)
-    kept = {sample["sample_id"] for record in corpus.records for sample in record.samples}
+    plan = plan_of(corpus, notes)
+    rejects = tuple((one.chip_id, one.reason, one.detail) for one in corpus.rejects())
+    refused = {chip_id for chip_id, _, _ in rejects}
     chips = plan.chips[:: 1 + len(plan) // MOST_POINTS] if plan else ()
-    points = tuple(point_of(chip, kept) for chip in chips)
-    classes, unit = classes_of(corpus, values, points, notes)
+    points = tuple(point_of(chip, refused) for chip in chips)
+    classes, unit = classes_of(corpus, points, notes)
     guard = (corpus.spec.get("split") or {}).get("guard_m")
     return Curation(
         name=f"{corpus.name}@{corpus.version}",
@@ -75,7 +76,7 @@ def curation_of(corpus: Corpus, notes: list[str]) -> Curation:
                 "name": record.name,
                 "planned": record.planned,
                 "accepted": record.rows,
-                "rejected": len(record.rejects),
+                "rejected": record.planned - record.rows,
                 "bytes": record.bytes,
                 "sha256": record.file_sha256,
             }
@@ -91,35 +92,29 @@ def curation_of(corpus: Corpus, notes: list[str]) -> Curation:
             (f"{short.stratum} in {short.region}", f"{short.found:,} of {short.wanted:,}")
             for short in (plan.shortfalls if plan else ())
         ),
-        rejects=tuple(
-            (reject.chip_id, reject.reason, reject.detail)
-            for record in corpus.records
-            for reject in record.rejects
-        ),
+        rejects=rejects,
         facts=facts_of_spec(corpus.spec),
         pictures=pictures_of(corpus.root, notes),
     )
 
 
-def plan_of(corpus: Corpus, values: Json, notes: list[str]) -> Plan | None:
-    """The plan in these values; None without any, and with a note when they are no plan."""
-    if not values:
-        return None
+def plan_of(corpus: Corpus, notes: list[str]) -> Plan | None:
+    """The plan beside the manifest; None, with a note, when it is not there or does not read."""
     try:
-        return Plan.from_dict(values)
-    except (KeyError, TypeError, ValueError) as error:
-        notes.append(f"The plan of {corpus.name} does not read ({error!r}); the map is missing here.")
+        return Plan.read(corpus.root)
+    except DataError as error:
+        notes.append(f"{error}; the map is missing here.")
         return None
 
 
-def point_of(chip: Chip, kept: set[str]) -> Point:
+def point_of(chip: Chip, refused: set[str]) -> Point:
     """A chip of the plan as a point of the map."""
     return Point(
         lon=chip.lon,
         lat=chip.lat,
         split=chip.split,
         stratum=chip.stratum,
-        kept=chip.chip_id in kept,
+        kept=chip.chip_id not in refused,
         epsg=chip.grid.epsg,
         bounds=chip.grid.bounds,
     )
@@ -156,12 +151,12 @@ def seams_of(spec: Json, points: Sequence[Point]) -> tuple[Box, ...]:
 
 
 def classes_of(
-    corpus: Corpus, plan: Json, points: Sequence[Point], notes: list[str]
+    corpus: Corpus, points: Sequence[Point], notes: list[str]
 ) -> tuple[dict[str, dict[str, int]], str]:
     """class -> split -> labelled pixels where the corpus stores land cover, else chips by stratum; and the unit."""
     groups = {name: amounts for name, amounts in corpus.counts().items() if name.startswith("lc_")}
     classes: dict[str, dict[str, int]] = {}
-    names = class_names(corpus, plan, notes) if groups else {}
+    names = class_names(corpus, notes) if groups else {}
     for group, amounts in groups.items():
         for code, amount in amounts.items():
             if code != "255":
@@ -176,8 +171,9 @@ def classes_of(
     return classes, "accepted chips"
 
 
-def class_names(corpus: Corpus, plan: Json, notes: list[str]) -> Mapping[int, str]:
+def class_names(corpus: Corpus, notes: list[str]) -> Mapping[int, str]:
     """What the codes of the corpus's map mean: as the plan says, else by its table; else nothing, with a note."""
+    plan = read_json(corpus.root / "plan.json", notes) or corpus.plan
     if plan.get("classes"):
         return {int(code): str(name) for code, name in plan["classes"].items()}
     options = (corpus.spec.get("landcover") or {}).get("options") or {}

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from geodata.shards import file_sha256
+from geodata.files import file_sha256
 
 __all__ = ["LICENCES", "Offline", "demo_wheel", "demo_wheel_address", "demo_wheel_path"]
 

@@ -37,6 +37,7 @@ __all__ = [
     "Stage",
     "Transfer",
     "compare",
+    "environment",
     "readable",
     "render",
 ]
@@ -256,14 +257,20 @@ def compare(one: Arm, other: Arm, metric: str) -> Comparison:
 
 def render(page: Page) -> str:
     """The page as one HTML document; every word from a recipe, a manifest or a file name is escaped."""
-    environment = Environment(
+    template = environment().get_template("report.html.j2")
+    return template.render(page=page, charts=Drawings(page), album=Album(), verdicts=VERDICTS)
+
+
+def environment() -> Environment:
+    """Where templates are, and the words they write numbers with."""
+    made = Environment(
         loader=PackageLoader("pipelines"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "thousands": thousands,
         "bytes": size,
         "seconds": duration,
@@ -275,8 +282,7 @@ def render(page: Page) -> str:
         "link": link,
         "legend": legend_of,
     }
-    template = environment.get_template("report.html.j2")
-    return template.render(page=page, charts=Drawings(page), album=Album(page), verdicts=VERDICTS)
+    return made
 
 
 VERDICTS = {
@@ -293,18 +299,8 @@ class Drawings:
         self.page = page
 
     def map(self, curation: Curation) -> Markup:
-        """The chips where they lie: those of one projected zone at true size, of several as dots on the Earth."""
-        splits = colours_of(point.split for point in curation.points)
-        title = f"Map of {len(curation.points)} chips by split"
-        zones = {point.epsg for point in curation.points}
-        picture = next((one for one in curation.pictures if one.kind == "landcover" and one.bounds), None)
-        cover = Backdrop(picture.content, picture.bounds) if picture and picture.bounds else None
-        if len(zones) == 1 and all(point.bounds for point in curation.points):
-            squares = [Square(one.bounds, one.split, one.kept) for one in curation.points if one.bounds]
-            epsg = next(iter(zones)) or 0
-            return charts.ground(title, squares, splits, epsg=epsg, backdrop=cover, seams=curation.seams)
-        dots = [Dot(point.lon, point.lat, point.split, point.kept) for point in curation.points]
-        return charts.world(title, dots, splits, backdrop=cover)
+        """The chips where they lie."""
+        return map_of(curation)
 
     def classes(self, curation: Curation) -> Markup:
         """How much of each class every split holds."""
@@ -346,10 +342,25 @@ class Drawings:
         return charts.bars(title, rows, x="IoU (bar: mean, line: lowest to highest seed)") if rows else None
 
 
+def map_of(curation: Curation) -> Markup:
+    """The chips where they lie: those of one projected zone at true size, of several as dots on the Earth."""
+    splits = colours_of(point.split for point in curation.points)
+    title = f"Map of {len(curation.points)} chips by split"
+    zones = {point.epsg for point in curation.points}
+    picture = next((one for one in curation.pictures if one.kind == "landcover" and one.bounds), None)
+    cover = Backdrop(picture.content, picture.bounds) if picture and picture.bounds else None
+    if len(zones) == 1 and all(point.bounds for point in curation.points):
+        squares = [Square(one.bounds, one.split, one.kept) for one in curation.points if one.bounds]
+        epsg = next(iter(zones)) or 0
+        return charts.ground(title, squares, splits, epsg=epsg, backdrop=cover, seams=curation.seams)
+    dots = [Dot(point.lon, point.lat, point.split, point.kept) for point in curation.points]
+    return charts.world(title, dots, splits, backdrop=cover)
+
+
 class Album:
     """Pictures as data URIs, within one budget for the whole page, dealt evenly over the groups that ask."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self) -> None:
         self.left = PICTURE_BYTES
         self.omitted = 0
 

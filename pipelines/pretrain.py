@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, runtime, task
 from prefect.artifacts import create_table_artifact
 
-from geodata.shards import Corpus, open_corpus
+from geodata.manifest import Corpus, open_corpus
 from pipelines import artifacts, jobs, tracking
 from pipelines.artifacts import Artifact
 from pipelines.progress import bar, say

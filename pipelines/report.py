@@ -4,7 +4,8 @@ Nothing here remembers a run: `collect` reads `study.json` and the folders it na
 page at any time, on any machine the files were copied to. A part that is missing becomes a section that says so, a
 file that does not parse becomes a note; neither is an error, because a report is read most when something went wrong.
 
-Without a `study.json` the folder itself is taken for the one thing it holds: a corpus, a pretraining run or a transfer.
+Without a `study.json` the folder itself is taken for the one thing it holds: a pretraining run or a transfer; a corpus
+has a page of its own, its card.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geodata.shards import Corpus, write_atomic
+from geodata.files import write_atomic
+from geodata.manifest import Corpus
+from pipelines import card
 from pipelines.evidence import LABELLED, Json, corpus_of, curation_of, finite, read_json, run_of, scores_of
 from pipelines.page import (
     Arm,
@@ -38,7 +41,9 @@ PRETRAINED, RANDOM = "pretrained", "random"  # how the names of the two compared
 
 
 def write(study_dir: Path) -> Path:
-    """Build `report.html` in the study's folder, whole or not at all, and say where it is."""
+    """Build `report.html` in the study's folder, whole or not at all, and say where it is; of a corpus, its card."""
+    if (Path(study_dir) / "manifest.json").exists():
+        return card.write(Path(study_dir))
     path = Path(study_dir) / "report.html"
     write_atomic(path, render(collect(study_dir)).encode())
     return path
@@ -48,7 +53,7 @@ def collect(study_dir: Path) -> Page:
     """Everything the page says, read from the study's folder. Raises ValueError when there is no such folder."""
     root = Path(study_dir)
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder: a report is made from the folder of a study, corpus or run")
+        raise ValueError(f"{root} is no folder: a report is made from the folder of a study, a corpus or a run")
     notes: list[str] = []
     study = read_json(root / "study.json", notes) or infer(root)
     corpus = corpus_of(study, root, notes)
@@ -70,9 +75,7 @@ def collect(study_dir: Path) -> Page:
 
 
 def infer(root: Path) -> Json:
-    """The study.json of a folder that has none: it is a corpus, a transfer of many runs, a run, or empty."""
-    if (root / "manifest.json").exists():
-        return {"title": f"Corpus {root.name}", "corpus": "."}
+    """The study.json of a folder that has none: it is a transfer of many runs, a run, or empty."""
     rows = {path.parent: read_json(path, []) or {} for path in sorted(root.glob("runs/*/scores.json"))}
     if rows or (root / "scores.json").exists():
         runs = [
@@ -186,8 +189,7 @@ def scenes_of(corpus: Corpus) -> tuple[tuple[str, str, int], ...]:
     """(layer, scene id, number of samples it is in) of every scene in the corpus."""
     uses = Counter(
         (prefix, scene)
-        for record in corpus.records
-        for sample in record.samples
+        for sample in corpus.samples()
         for prefix, layer in sample["layers"].items()
         for scene in layer["item_ids"]
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from geodata import pictures
-from geodata.shards import write_atomic
+from geodata.files import write_atomic
 from geodata.source import Address
 from pipelines import artifacts, corpora, curate, fetch, pretrain, report, tracking, transfer
 from pipelines.artifacts import Artifact

@@ -20,7 +20,8 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
-from geodata.shards import open_corpus, write_atomic
+from geodata.files import write_atomic
+from geodata.manifest import open_corpus
 from pipelines import artifacts, tracking
 from pipelines.artifacts import Artifact
 from pipelines.progress import bar, say

@@ -20,13 +20,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("geodata", "training", "pipelines")
 
-REPORT = ("pipelines/report.py", "pipelines/page.py", "pipelines/charts.py")
+REPORT = ("pipelines/report.py", "pipelines/card.py", "pipelines/page.py", "pipelines/charts.py")
 
 # Third-party imports and the only places (path prefixes) that may have them.
 PLACES: dict[str, tuple[str, ...]] = {
     "affine": ("geodata/",),
     "blake3": ("geodata/sample.py",),
-    "ee": ("geodata/sources/earth_engine.py",),
+    "ee": ("geodata/sources/earth_engine_account.py",),
+    "google": ("geodata/sources/earth_engine_account.py",),
+    "googleapiclient": ("geodata/sources/earth_engine_account.py",),
+    "httplib2": ("geodata/sources/earth_engine_account.py",),
     "jinja2": REPORT,
     "markupsafe": REPORT,
     "matplotlib": ("geodata/pictures.py", *REPORT),
@@ -43,7 +46,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "ray.data": ("pipelines/",),
     "ray.job_submission": ("pipelines/jobs.py",),
     "ray.train": ("training/worker.py",),
-    "requests": ("geodata/transport.py",),
+    "requests": ("geodata/transport.py", "geodata/sources/earth_engine_account.py"),
     "rich": ("pipelines/",),
     "safetensors": ("training/",),
     "shapely": ("geodata/",),
@@ -52,26 +55,29 @@ PLACES: dict[str, tuple[str, ...]] = {
     "torch": ("training/",),
     "torchvision": ("training/",),
     "typer": ("pipelines/cli.py",),
+    "xxhash": ("geodata/blobs.py",),
     "yaml": ("geodata/", "training/", "pipelines/"),
 }
 
 # What training may know of geodata: values and shards, never sources.
-TRAINING_READS = ("sample", "shards", "manifest", "moments", "files", "sensors", "codec", "errors", "benchmarks")
+TRAINING_READS = ("sample", "shards", "manifest", "moments", "files", "sensors", "codec", "blobs", "errors", "benchmarks")
 
 # Inside a package a module imports from its own row or the rows above it.
 GEODATA_ROWS = (
-    ("errors", "overrides", "governor", "files"),
+    ("errors", "costs", "overrides", "governor", "files"),
     ("transport",),
-    ("grid", "sensors", "codec", "radiometry", "likeness"),
-    ("source", "classes", "landcover", "webmercator"),
-    ("earth", "sources", "layout", "spec", "continents", "sample", "moments", "preview", "quality"),
-    ("alignment", "census", "contamination", "quotas", "lattice"),
+    ("grid", "sensors", "codec", "blobs", "radiometry", "likeness"),
+    ("source", "classes", "contamination", "landcover", "webmercator"),
+    ("earth", "sources", "layout", "spec", "published", "continents", "sample", "moments", "preview", "quality"),
+    ("alignment", "census", "prices", "quotas", "lattice"),
     ("corpus", "chips", "ledger", "sites"),
     ("splits",),
-    ("sampling", "compose"),
+    ("sampling", "choosing", "reading"),
+    ("compose",),
     ("shards", "manifest"),
-    ("build", "exports", "pictures", "stubs"),
-    ("benchmarks",),
+    ("build", "exports", "folders", "pictures", "stubs"),
+    ("intake",),
+    ("benchmarks", "pilot",),
 )
 LEAVES = (
     "feed",

@@ -5,13 +5,13 @@ Sentinel-2's own names, `{scene}/{band}.tif` a folder for each acquisition, `{pl
 Pixels are read in the file's own lattice wherever the grid lies on it; then nothing is interpolated, and 20 m and
 60 m bands repeat exactly. Otherwise they are warped once, and the raster says `resampled`.
 
-Why radiometry is decided here: only the files know it. Whatever their numbers mean, what leaves is in the units of
-`sensors`: reflectance times 10,000 without offset, hundredths of a decibel, class codes.
+Only the files know what their numbers mean. Whatever that is, what leaves is in the units of `sensors`, by the rules
+of `radiometry`: reflectance times 10,000 without offset, hundredths of a decibel, class codes.
 """
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -24,6 +24,7 @@ from rasterio.warp import transform_bounds
 
 from geodata.errors import Corrupt, Missing
 from geodata.grid import Bounds, Grid
+from geodata.radiometry import harmonise, offset_remover, to_centi_db
 from geodata.sensors import Sensor
 from geodata.sensors import sensor as sensor_called
 from geodata.source import ImagerySource, Period, Raster, Scene, Value, at_home, regrid, warp
@@ -34,8 +35,8 @@ Unit = Literal["stored", "reflectance", "dB", "power"]
 Offset = Literal["none", "remove", "baseline"]
 
 SENTINEL2_NAMES = "{tile}_{date:%Y%m%dT%H%M%S}_{band}.*"
-OFFSET = 1000
-"""What Sentinel-2 adds to every valid DN from processing baseline 04.00 on (ESA, January 2022)."""
+Member = tuple[int, cog.File, int]
+"""Place of a band in the pixels, its file, and its number there."""
 _MARGIN = 3
 """Pixels read around a window that is going to be warped: bilinear reaches one, rounding another."""
 
@@ -60,7 +61,8 @@ def files(
     `root` (`~/` is the user's home) is a folder, a zip-shaped file or a folder in it (`/vsizip/{FILE.whl}/inner`), or a list of paths and
     http(s) addresses. `pattern` is matched against the end of each path: `{name}` is any text, `*` any text without
     a name, `{date:%Y%m%d}` the date (or give `date` for all), `{band}` the band, `{gsd}` the pixel size of products that
-    repeat bands at several; further names become properties, as do the fixed `properties` (baseline, orbit_pass ...).
+    repeat bands at several; further names become properties, as do the fixed `properties` (baseline, orbit_pass ...;
+    `license`, `attribution` and `redistribute` among them, which are "", "" and True when nobody says).
     `bands` are those to deliver. `layout` is, with `{band}`, how files call them ({'B02': 'blue'}; B2 for B02 is
     understood), without, the order of bands in each file (the file's own band names when left out).
 
@@ -95,8 +97,10 @@ def files(
         raise Missing(
             f"none of {len(names)} files under {where} is named {pattern}{example}; give the pattern that fits"
         )
-    fixed = {"offset_applied_by": "none", **(properties or {})} if known.prefix == "s2" else properties or {}
-    told = [_told(one, day, fixed, offset) for one in found]
+    fixed: dict[str, Value] = {"license": "", "attribution": "", "redistribute": True}
+    if known.prefix == "s2":
+        fixed["offset_applied_by"] = "none"
+    told = [_told(one, day, fixed | dict(properties or {}), offset) for one in found]
     return FileSource(
         sensor=known,
         found=tuple(sorted(told, key=lambda one: (one.date, one.scene_id))),
@@ -110,8 +114,12 @@ def files(
 def _told(named: Named, day: date | None, fixed: Mapping[str, Value], offset: Offset) -> Scene:
     """The scene as far as its names tell; where it lies is known when one of its files has been opened."""
     known = {**fixed, **named.properties}
-    if offset == "remove" or (offset == "baseline" and _baseline(named.scene_id, known) >= 4.0):
+    if offset == "remove":
         known["offset_applied_by"] = "us"
+    elif offset == "baseline":
+        known["offset_applied_by"] = offset_remover(named.scene_id, known.get("baseline"))
+    if "offset_applied_by" in known:
+        known.setdefault("cloud_by", "scl" if SCL in named.assets else "none")
     when = named.day or day
     assert when is not None, "files() has checked that there is a date"
     nowhere = (0.0, 0.0, 0.0, 0.0)
@@ -139,7 +147,7 @@ class FileSource:
         outlines: dict[int, Bounds] = {grid.epsg: grid.bounds}
         chosen = []
         for found in self.found:
-            if found.date not in period:
+            if found.date is None or found.date not in period:
                 continue
             scene = self.scenes.get(found.scene_id) or self._placed(found)
             if scene.epsg not in outlines:
@@ -158,37 +166,35 @@ class FileSource:
         """
         stored = np.full((len(self.sensor.bands), *grid.shape), self.sensor.nodata, self.sensor.numpy_dtype)
         resampled, touched = False, False
-        for head, members in self._lattices(scene).items():
+        for head, members in self._lattices(scene):
             cut = _Cut.of(head, grid)
             if cut is None:
                 continue
             raw, none = self._raw(members, cut)
             values, moved = cut.onto(grid, raw, none, self.sensor.kind == "map")
-            stored[list(members)] = self._stored(values, none)
+            stored[[place for place, _, _ in members]] = self._stored(values, none)
             resampled, touched = resampled or moved, True
         if not touched:
             raise Missing(
                 f"scene {scene.scene_id} has no pixel on the chip {grid.bounds} of EPSG:{grid.epsg}"
             )
         if scene.get("offset_applied_by") == "us":
-            stored = np.where(stored > 0, np.maximum(stored, OFFSET + 1) - OFFSET, 0).astype(stored.dtype)
+            stored = harmonise(stored)
         there = stored != self.sensor.nodata
         valid = there.any(axis=0) if self.sensor.kind == "optical" else there.all(axis=0)
         scl = self._classified(scene, grid)
         return Raster(stored, valid, grid, self.sensor.band_names, resampled, scl)
 
-    def _lattices(self, scene: Scene) -> dict[cog.Lattice, dict[int, str]]:
-        """Files of one lattice and dtype together: place of the band in the pixels -> asset."""
-        parts: dict[cog.Lattice, dict[int, str]] = {}
-        for place, name in enumerate(self.sensor.band_names):
-            asset = scene.asset(name)
-            if asset is None:
-                raise Missing(
-                    f"scene {scene.scene_id} has no band {name}; add its file, or list the wanted bands in `bands`"
-                )
-            path, index = _split(asset)
-            parts.setdefault(cog.header(path).lattice(index), {})[place] = asset
-        return parts
+    def _lattices(self, scene: Scene) -> tuple[tuple[cog.FileLattice, tuple[Member, ...]], ...]:
+        """Files of one lattice and dtype together."""
+        assets = dict(scene.assets)
+        absent = next((name for name in self.sensor.band_names if name not in assets), None)
+        if absent is not None:
+            raise Missing(
+                f"scene {scene.scene_id} has no band {absent}; add its file, or list the wanted bands in `bands`"
+            )
+        split = [_split(assets[name]) for name in self.sensor.band_names]
+        return _grouped(tuple((place, cog.file(path), index) for place, (path, index) in enumerate(split)))
 
     def _placed(self, found: Scene) -> Scene:
         assets = dict(found.assets)
@@ -227,22 +233,26 @@ class FileSource:
             )
         return {name: f"{path}#{number}" for number, name in enumerate(names, 1) if name}
 
-    def _raw(self, members: Mapping[int, str], cut: _Cut) -> tuple[NDArray[Any], float]:
+    def _raw(self, members: Sequence[Member], cut: _Cut) -> tuple[NDArray[Any], float]:
         """Pixels (C, h, w) in the files' own units, and the value that stands for 'none' among them."""
-        parts = [
-            cog.read(*_split(asset), cut.row, cut.col, cut.height, cut.width) for asset in members.values()
-        ]
-        raw = np.stack([pixels for pixels, _ in parts])
+        parts = [cog.read(file, index, cut.row, cut.col, cut.height, cut.width) for _, file, index in members]
+        raw = np.empty((len(parts), cut.height, cut.width), parts[0][0].dtype)
+        for band, (pixels, _) in zip(raw, parts, strict=True):
+            band[:] = pixels
+        none = float(self.sensor.nodata)
+        codes = {0.0, -32768.0} if self.unit in ("dB", "power") else {none}
+        codes |= set() if self.nodata is None else {self.nodata}
+        integer = raw.dtype.kind in "iu"
+        same = integer and np.iinfo(raw.dtype).min <= none <= np.iinfo(raw.dtype).max
+        if same and codes == {none} and all(absent is None for _, absent in parts):
+            return raw, none
         lacking = np.zeros(raw.shape, bool)
         for gaps, (_, absent) in zip(lacking, parts, strict=True):
             if absent is not None:
                 gaps |= absent
-        for value in (0.0, -32768.0) if self.unit in ("dB", "power") else (float(self.sensor.nodata),):
+        for value in codes:
             lacking |= raw == value
-        if self.nodata is not None:
-            lacking |= raw == self.nodata
-        none, integer = float(self.sensor.nodata), raw.dtype.kind in "iu"
-        if not integer or not np.iinfo(raw.dtype).min <= none <= np.iinfo(raw.dtype).max:
+        if not same:
             none = float("nan")
             raw = raw.astype(np.float64) if integer else raw
             lacking |= ~np.isfinite(raw)
@@ -256,10 +266,10 @@ class FileSource:
         if self.unit == "stored" and values.dtype == to:
             return values
         lacking = np.isnan(values) if none != none else values == none
+        if self.unit in ("dB", "power"):
+            return to_centi_db(values, self.unit, lacking)
         numbers = np.where(lacking, 1, values).astype(np.float64)
-        if self.unit == "power":
-            numbers = 10.0 * np.log10(np.maximum(numbers, 1e-10))
-        if self.unit != "stored":
+        if self.unit == "reflectance":
             numbers = numbers / kept.scale
         limits: Any = np.iinfo(self.sensor.dtype)
         least = limits.min + int(kept.nodata == limits.min and kept.kind != "optical")
@@ -283,18 +293,28 @@ class FileSource:
         return np.asarray(values[0], np.uint8)
 
 
+@functools.lru_cache(maxsize=4096)
+def _grouped(members: tuple[Member, ...]) -> tuple[tuple[cog.FileLattice, tuple[Member, ...]], ...]:
+    """Bands whose pixels lie alike and are of one dtype together, in order."""
+    parts: dict[cog.FileLattice, list[Member]] = {}
+    for member in members:
+        _, file, index = member
+        parts.setdefault(cog.header(file).lattice(index), []).append(member)
+    return tuple((lattice, tuple(mine)) for lattice, mine in parts.items())
+
+
 @dataclass(frozen=True)
 class _Cut:
     """The part of a file that a grid needs: a window, and where it lies."""
 
-    head: cog.Lattice
+    head: cog.FileLattice
     row: int
     col: int
     height: int
     width: int
 
     @classmethod
-    def of(cls, head: cog.Lattice, grid: Grid) -> _Cut | None:
+    def of(cls, head: cog.FileLattice, grid: Grid) -> _Cut | None:
         """None when no pixel of the file is under the grid."""
         window = _lattice_window(head, grid) or _outline_window(head, grid)
         row, col, height, width = window
@@ -317,7 +337,7 @@ class _Cut:
         return warp(values, moved, self.head.epsg, grid, nodata=none, categorical=categorical), True
 
 
-def _lattice_window(head: cog.Lattice, grid: Grid) -> tuple[int, int, int, int] | None:
+def _lattice_window(head: cog.FileLattice, grid: Grid) -> tuple[int, int, int, int] | None:
     """The window of a grid that lies on the file's lattice, no pixel more."""
     if head.grid is None or head.grid.gsd < grid.gsd:
         return None
@@ -327,7 +347,7 @@ def _lattice_window(head: cog.Lattice, grid: Grid) -> tuple[int, int, int, int] 
         return None
 
 
-def _outline_window(head: cog.Lattice, grid: Grid) -> tuple[int, int, int, int]:
+def _outline_window(head: cog.FileLattice, grid: Grid) -> tuple[int, int, int, int]:
     """The window that a warp to the grid can reach, with a margin."""
     bounds = grid.bounds
     if head.epsg != grid.epsg:
@@ -364,14 +384,3 @@ def _meet(scene: Bounds, chip: Bounds) -> bool:
     if xmin > xmax:  # the chip crosses the antimeridian, seen in degrees
         across = scene[2] > xmin or scene[0] < xmax
     return across and scene[1] < ymax and scene[3] > ymin
-
-
-def _baseline(scene_id: str, known: Mapping[str, Value]) -> float:
-    """Processing baseline as a number: 'N0400', '0400', '04.00' and 4.0 are all 4.0."""
-    text = str(known.get("baseline", "")).lstrip("N")
-    if not re.fullmatch(r"\d{4}|\d{1,2}\.\d{1,2}", text):
-        raise ValueError(
-            f"scene {scene_id} has baseline {known.get('baseline')!r}, not one like '0400': whether its DNs carry the "
-            f"offset is unknown; put {{baseline}} into the pattern, or say offset='none' or 'remove'"
-        )
-    return float(text) if "." in text else int(text) / 100

@@ -30,6 +30,11 @@ _TILE_M, _OVERLAP_M = 100_000.0, 30_000.0
 _ORBITS = 143
 _PIECE = 768
 """Pixels a side that are rendered at a time: memory stays small, and pixels do not change."""
+_FREE: dict[str, Value] = {
+    "license": "CC0-1.0",
+    "attribution": "synthetic Earth",
+    "redistribute": True,
+}
 BASELINE = "05.10"
 """Processing baseline that scenes carry; the offset of 1,000 that it has in the wild is already taken off."""
 
@@ -96,7 +101,7 @@ class _Synthetic:
                 day,
                 grid.epsg,
                 bounds,
-                properties=tuple(known.items()),
+                properties=tuple((_FREE | known).items()),
             )
             for day, known in zip(dates, properties, strict=True)
         ]
@@ -177,13 +182,14 @@ class _Sentinel2(_Synthetic):
         fixed: dict[str, Value] = {
             "baseline": BASELINE,
             "offset_applied_by": "source",
+            "cloud_by": "scl",
             "relative_orbit": orbit,
         }
         return [{"cloud": round(float(share), 3), **fixed} for share in shares]
 
     def _render(self, scene: Scene, grid: Grid) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         top = self.sensor is SENTINEL2_L1C
-        return msi.sentinel2(grid, scene.date, self.seed, self.sensor.band_names, top_of_atmosphere=top)
+        return msi.sentinel2(grid, _day(scene), self.seed, self.sensor.band_names, top_of_atmosphere=top)
 
 
 class _Sentinel1(_Synthetic):
@@ -205,7 +211,7 @@ class _Sentinel1(_Synthetic):
         return day.toordinal() // self.days % 2 == 0
 
     def _render(self, scene: Scene, grid: Grid) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        return radar.sentinel1(grid, scene.date, self.seed, ascending=self._ascending(scene.date)), None
+        return radar.sentinel1(grid, _day(scene), self.seed, ascending=self._ascending(_day(scene))), None
 
 
 class _Optical(_Synthetic):
@@ -216,12 +222,12 @@ class _Optical(_Synthetic):
         return "CAMERA"
 
     def _properties(self, dates: list[date], orbit: int, epsg: int, bounds: Bounds) -> list[dict[str, Value]]:
-        return [{"cloud": 0.0, "provider": "synthetic Earth", "license": "CC0-1.0"} for _ in dates]
+        return [{"cloud": 0.0, "provider": "synthetic Earth"} for _ in dates]
 
     def _render(self, scene: Scene, grid: Grid) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         if grid.gsd > 10.0:
             raise Missing(f"the camera sees 0.3 to 10 m, not {grid.gsd:g} m; read a finer grid")
-        return camera.optical(grid, scene.date, self.seed), None
+        return camera.optical(grid, _day(scene), self.seed), None
 
 
 @dataclass(frozen=True)
@@ -243,6 +249,11 @@ class _Map:
         for piece in grid.tiles(_PIECE):
             codes[_window(grid, piece)] = ground.survey(piece, self.seed).codes
         return Raster(codes[None], np.ones(grid.shape, bool), grid, LANDCOVER.band_names)
+
+
+def _day(scene: Scene) -> date:
+    assert scene.date is not None, "every scene made here has a date"
+    return scene.date
 
 
 def _tile(grid: Grid) -> tuple[int, int, Bounds]:

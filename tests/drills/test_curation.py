@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ground import REPOSITORY, make_ground, swath
 
-from geodata.shards import open_corpus, verify_shard
+from geodata.manifest import open_corpus
 from pipelines.settings import Home
 
 pytestmark = [pytest.mark.drill, pytest.mark.filterwarnings("default")]
@@ -30,9 +30,9 @@ def checked(home: Home, name: str):
     """The sealed corpus, after every shard was read back."""
     corpus = open_corpus(home.place("corpus", name, "1"))
     for record in corpus.records:
-        verify_shard(corpus.shard_path(record), record)
+        corpus.verify(record)
     assert corpus.rows + sum(corpus.rejected.values()) == corpus.planned
-    names = [sample["sample_id"] for record in corpus.records for sample in record.samples]
+    names = [sample["sample_id"] for sample in corpus.samples()]
     assert len(names) == len(set(names)) == corpus.rows
     return corpus
 

@@ -1,5 +1,6 @@
 """The six continents, against the map they were made from and against an atlas."""
 
+import gzip
 import importlib.resources
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from pyproj import Geod
 
 from geodata import continents
 
@@ -104,3 +106,88 @@ def test_points_lie_where_natural_earth_has_them():
             there = eurasia & ((mine == name) | ((name == "asia") == (lon > 60)) & (mine == ""))
         differs = there != (mine == name)
         assert differs.sum() < 0.06 * there.sum()
+
+
+FINE_CITIES = {
+    "europe": [(12.49, 41.89), (23.72, 37.98), (-9.2, 38.78), (17.8, 59.4), (-21.9, 64.14)],
+    "asia": [(103.85, 1.35), (139.69, 35.68), (121.47, 31.23), (29.1, 40.99), (72.88, 19.09)],
+    "north_america": [(-122.42, 37.76), (-73.87, 40.73), (-157.85, 21.32), (-66.06, 18.42), (-61.7, 16.1)],
+    "africa": [(31.24, 30.04), (-17.44, 14.72), (3.06, 36.74), (39.27, -6.81), (55.5, -21.1)],
+    "south_america": [(-58.42, -34.61), (-79.9, -2.19), (-52.33, 4.9), (-43.35, -22.87), (-91.1, -0.8)],
+    "oceania": [(151.2, -33.87), (115.86, -31.95), (174.77, -36.86), (147.18, -9.46), (178.44, -18.1)],
+}
+"""Towns on coasts and islands, many of which the coarse outlines miss."""
+
+
+@pytest.mark.parametrize("name", continents.NAMES)
+def test_towns_on_coasts_and_islands_lie_on_land_by_the_fine_outlines(name):
+    lon, lat = np.array(FINE_CITIES[name]).T
+    assert continents.codes(lon, lat, outlines="fine").tolist() == [continents.NAMES.index(name)] * len(lon)
+
+
+def test_the_coarse_outlines_miss_a_fourth_of_the_coast_towns():
+    lon, lat = np.array([point for points in FINE_CITIES.values() for point in points]).T
+    assert (continents.codes(lon, lat) < 0).mean() > 0.25
+
+
+def test_the_fine_outlines_leave_straits_and_gulfs_to_the_sea_and_agree_inland_with_the_coarse():
+    straits = [(-5.6, 35.95), (0.0, 50.3), (12.7, 44.9), (129.2, 34.4), (-122.9, 48.3), (-90.0, 28.5)]
+    lon, lat = np.array(straits).T
+    assert (continents.codes(lon, lat, outlines="fine") == -1).all()
+    rng = np.random.default_rng(0)
+    lon, lat = rng.uniform(-180, 180, 40_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 40_000)))
+    coarse, fine = continents.codes(lon, lat), continents.codes(lon, lat, outlines="fine")
+    both = (coarse >= 0) & (fine >= 0)
+    assert (coarse[both] == fine[both]).mean() > 0.998
+    assert abs(both.sum() / (coarse >= 0).sum() - 1) < 0.03
+
+
+def test_the_fine_file_is_small_and_says_where_it_comes_from():
+    data = (importlib.resources.files("geodata") / "data" / "outlines_50m.json.gz").read_bytes()
+    assert len(data) < 120_000
+    assert "public domain" in json.loads(gzip.decompress(data))["source"]
+    for name in continents.NAMES:
+        assert shapely.is_valid(continents.polygons(name, "fine"))
+
+
+def test_a_point_off_the_coast_belongs_to_the_land_within_reach_by_geodesics():
+    """A walk from the beach into the sea, and around a cape, by distance to the densely cut outline."""
+    geod = Geod(ellps="WGS84")
+    outline = continents.polygons("oceania", "fine")
+    coast = shapely.get_coordinates(shapely.segmentize(shapely.boundary(outline), 0.02))
+    rng = np.random.default_rng(1)
+    lon, lat = rng.uniform(146.0, 149.5, 150), rng.uniform(-44.5, -39.0, 150)
+    near = coast[(np.abs(coast[:, 0] - 147.5) < 3) & (np.abs(coast[:, 1] + 42) < 4)]
+    found = continents.codes(lon, lat, 40.0, "fine")
+    on_land = continents.codes(lon, lat, outlines="fine") >= 0
+    checked = 0
+    for x, y, code, land in zip(lon, lat, found, on_land, strict=True):
+        count = len(near)
+        metres = geod.inv([x] * count, [y] * count, near[:, 0], near[:, 1])[2].min()
+        if not land and abs(metres - 40_000) > 800:
+            assert (code == continents.NAMES.index("oceania")) == (metres < 40_000)
+            checked += 1
+    assert checked > 60
+
+
+def test_reach_goes_over_the_antimeridian():
+    """Wrangel Island lies on both sides of it; its north coast is at 71.6 degrees."""
+    lon = np.array([179.99, -179.99, 179.99, -179.99])
+    found = continents.codes(lon, np.array([71.85, 71.85, 72.4, 72.4]), 40.0, "fine")
+    assert found.tolist() == [continents.NAMES.index("asia")] * 2 + [-1] * 2
+    assert continents.polygons("asia", "fine").bounds[::2] == (-180, 180)
+
+
+def test_boxes_that_meet_land_are_those_of_a_loop_over_polygons():
+    rng = np.random.default_rng(3)
+    west, south = rng.uniform(-180, 179, 120), rng.uniform(-60, 80, 120)
+    boxes = np.stack([west, south, west + 1, south + 1], 1)
+    found = continents.meeting(boxes, 0.0, "fine")
+    for place, name in enumerate(continents.NAMES):
+        outline = continents.polygons(name, "fine")
+        shapely.prepare(outline)
+        assert found[:, place].tolist() == [bool(outline.intersects(shapely.box(*box))) for box in boxes]
+    wider = continents.meeting(boxes, 30.0, "fine")
+    assert (wider | ~found).all()
+    middle = continents.codes(west + 0.5, south + 0.5, 30.0, "fine")
+    assert wider[np.flatnonzero(middle >= 0), middle[middle >= 0]].all()

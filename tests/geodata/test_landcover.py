@@ -1,5 +1,7 @@
 """Class tables, and maps from rasters and polygons, against rasterio and shapely."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ from geodata.errors import Corrupt, Missing
 from geodata.grid import Grid, project, unproject
 from geodata.landcover import (
     ESRI_2020,
+    ESRI_NINE,
     ESRI_SERIES,
+    GLCNMO_2008,
+    NLCD_GROUPS,
     NO_CLASS,
     OSM_LANDUSE,
     STRATA,
@@ -112,7 +117,7 @@ def test_a_table_that_contradicts_itself_is_refused(codes, strata, words, senten
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="esri_2020, esri_series, worldcover"):
+    with pytest.raises(ValueError, match="esri_2020, esri_series, esri_nine, worldcover"):
         class_table("esri")
 
 
@@ -259,3 +264,65 @@ def test_maps_open_from_addresses(degrees, wood):
     assert two.at(np.array([lon]), np.array([lat]))[0] == two.read(GRID).values[0, 20, 25]
     assert abs(x - 330250) < 1e-3
     assert abs(y - 5821840) < 1e-3
+
+
+def test_the_renumbered_nine_are_the_series_in_order():
+    assert list(ESRI_NINE.codes.values()) == list(ESRI_SERIES.codes.values())
+    assert list(ESRI_NINE.strata.values()) == list(ESRI_SERIES.strata.values())
+    assert list(ESRI_NINE.codes) == list(range(1, 10))
+
+
+@pytest.mark.real
+def test_the_world_in_twenty_classes_is_named_as_its_legend_names_it(shared_data):
+    legend = json.loads((shared_data / "landcover_glcnmo2008_third_degree" / "legend.json").read_text())
+    plain = {code: re.sub(r"[^a-z]", "", name.lower()) for code, name in GLCNMO_2008.codes.items()}
+    for code, name in legend["cover"].items():
+        wanted = re.sub(r"[^a-z]", "", name.lower().replace("/", " and " if code == "13" else " or "))
+        assert plain[int(code)] == wanted
+    eight = {
+        "Forest": "forest",
+        "Cropland": "farmland",
+        "Urban": "urban",
+        "Snow/ice": "ice",
+        "Water": "watershed",
+    }
+    eight |= {"Wetland": "wetland", "Bare area/Sparse vegetation": "desert"}
+    with rasterio.open(shared_data / "landcover_glcnmo2008_third_degree" / "cover.tif") as file:
+        codes = file.read(1)
+    with rasterio.open(shared_data / "landcover_glcnmo2008_third_degree" / "cover_cls.tif") as file:
+        groups = file.read(1)
+    for group, name in legend["cover_cls"].items():
+        if name in eight:
+            members = np.unique(codes[groups == int(group)])
+            assert {GLCNMO_2008.strata[int(code)] for code in members} == {eight[name]}
+
+
+@pytest.mark.real
+def test_renumbered_codes_of_real_chips_look_like_their_classes(shared_data):
+    """Near infrared over red is high over trees, low over water: by the nine codes, not by the raw ones."""
+    root = shared_data / "terramesh_s1_s2_lulc"
+    ratios = {}
+    for path in sorted((root / "LULC").glob("*.tif")):
+        scene = next((root / "S2L2A").glob(f"{path.stem[:12]}*"), None)
+        if scene is None:
+            continue
+        with rasterio.open(path) as file, rasterio.open(scene) as bands:
+            codes, red, infrared = file.read(1), bands.read(4).astype(float), bands.read(8).astype(float)
+        table = raster(str(path), "esri_nine", nodata=0)
+        table.classes.check(np.where(codes == 0, 255, codes), path.name)
+        for code in np.unique(codes[codes > 0]):
+            here = codes == code
+            name = ESRI_NINE.codes[int(code)]
+            ratios.setdefault(name, []).append(float(np.median((infrared / np.maximum(red, 1))[here])))
+    assert max(ratios["water"]) < min(ratios["trees"])
+
+
+@pytest.mark.real
+def test_groups_of_the_national_map_lie_where_their_park_has_them(shared_data):
+    """Zion: forest covers most, then shrub; at its lodge in the canyon there is some development."""
+    cover = raster(str(shared_data / "nlcd_zion" / "nlcd.tif"), "nlcd_groups")
+    with rasterio.open(cover.path) as file:
+        codes = file.read(1)
+    counts = {NLCD_GROUPS.codes[int(code)]: int((codes == code).sum()) for code in np.unique(codes)}
+    assert sorted(counts, key=counts.get)[-3:] == ["barren", "shrubland", "forest"]
+    assert cover.index(["urban"]) is None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from geodata.grid import Grid, chip_grid
-from geodata.quality import check, cloudy, flat, inside_share, nodata, outside, saturated
+from geodata.quality import border, check, cloudy, flat, inside_share, nodata, outside, saturated
+from geodata.sensors import SENTINEL1, SENTINEL2
 from geodata.source import Raster, Scene
 
 GRID = Grid(32633, (10.0, 0.0, 600000.0, 0.0, -10.0, 5300040.0), 10, 10)
@@ -27,7 +28,7 @@ def rows(count: int) -> np.ndarray:
 
 
 def test_a_good_acquisition_has_no_reason():
-    assert check(scene(), raster(), max_cloud=0.2, min_valid=1.0) is None
+    assert check(scene(), raster(), SENTINEL2, max_cloud=0.2, min_valid=1.0) is None
 
 
 def test_a_chip_half_outside_the_scene_is_outside():
@@ -36,7 +37,7 @@ def test_a_chip_half_outside_the_scene_is_outside():
     assert inside_share(half, GRID) == pytest.approx(0.5)
     assert outside(half, GRID, 0.6) == "outside"
     assert outside(half, GRID, 0.5) is None
-    assert check(half, raster(valid=rows(5)), max_cloud=1, min_valid=0.6) == "outside"
+    assert check(half, raster(valid=rows(5)), SENTINEL2, max_cloud=1, min_valid=0.6) == "outside"
     assert outside(scene((xmax, ymin, xmax + 10, ymax)), GRID, 0.01) == "outside"
 
 
@@ -85,3 +86,33 @@ def test_mostly_saturated_is_refused_and_a_white_roof_is_not():
     assert saturated(raster(values)) is None
     values[1, 5] = 65535
     assert saturated(raster(values)) == "saturated"
+
+
+def radar(low: list[tuple[int, int]] = (), lacking: int = 0, side: int = 40) -> Raster:
+    """VV about -12 dB, at the least that is stored in the given pixels, without data in some of the first row."""
+    values = np.random.default_rng(1).integers(-2000, -800, (2, side, side)).astype(np.int16)
+    for row, col in low:
+        values[0, row, col] = -3500
+    values[:, 0, :lacking] = -32768
+    grid = Grid(32633, (10.0, 0.0, 600000.0, 0.0, -10.0, 5300040.0), side, side)
+    return Raster(values, values[0] != -32768, grid, ("VV", "VH"))
+
+
+def test_radar_at_the_border_of_its_swath_is_refused_and_dark_speckle_is_not():
+    patch = [(row, col) for row in (7, 8, 9) for col in (20, 21, 22)]
+    scattered = [(row, col) for row in range(0, 40, 2) for col in range(0, 40, 2)]
+    assert border(radar(), SENTINEL1) is None
+    assert border(radar(scattered), SENTINEL1) is None
+    assert border(radar(patch[:-1]), SENTINEL1) is None
+    assert border(radar(patch), SENTINEL1) == "border"
+    assert border(radar(lacking=16), SENTINEL1) is None
+    assert border(radar(lacking=17), SENTINEL1) == "border"
+    assert border(radar(patch), SENTINEL2) is None
+
+
+def test_border_is_the_more_telling_reason_for_radar_without_data():
+    one = radar(lacking=17)
+    where = scene(one.grid.bounds)
+    assert check(where, one, SENTINEL1, max_cloud=1.0, min_valid=1.0) == "border"
+    assert check(where, radar(lacking=3), SENTINEL1, max_cloud=1.0, min_valid=1.0) == "nodata"
+    assert check(where, radar(lacking=3), SENTINEL1, max_cloud=1.0, min_valid=0.9) is None

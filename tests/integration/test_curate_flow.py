@@ -7,7 +7,7 @@ import shutil
 import pytest
 from ground import make_ground
 
-from geodata.shards import open_corpus
+from geodata.manifest import open_corpus
 from pipelines import artifacts, cli, corpora
 from pipelines import curate as flows
 from pipelines.settings import Home

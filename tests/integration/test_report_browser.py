@@ -1,4 +1,4 @@
-"""The report as a browser sees it: nothing missing, nothing complained about, nothing wider than a phone."""
+"""Report and card as a browser sees them: nothing missing, nothing complained about, nothing wider than a phone."""
 
 import json
 import os
@@ -8,12 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 
 from fake_study import fake_study
+from test_card import a_plan
+from tiny import sample, sealed
 
+from geodata.pictures import album, save_rejects
+from geodata.shards import Reject
+from pipelines import card
 from pipelines.report import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -51,6 +57,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(fake_study(tmp_path_factory.mktemp("runs")))
 
 
+@pytest.fixture(scope="module")
+def data_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of three samples, with an example of a stratum, a refused chip and a plan of five."""
+    root = tmp_path_factory.mktemp("tiny")
+    samples = [sample(1), sample(2, barred=True), sample(3)]
+    a_plan([(13.0, 52.0), (14.0, 50.0), (-100.0, 40.0), (25.0, -20.0), (140.0, -25.0)]).write(root)
+    album(root / "pictures", samples[:1])
+    picture = np.full((40, 40, 3), 200, np.uint8)
+    save_rejects(root / "rejects" / "a.png", [("r-1", "cloudy", "93 % of the chip", picture)])
+    return card.write(sealed(root, {"a": samples}, (Reject("r-1", "cloudy", "93 %"),)).root)
+
+
 def browse(folder: Path, page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run the browser on a page, with a profile and a home of its own."""
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
@@ -68,11 +86,18 @@ def browse(folder: Path, page: Path, *flags: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (500, "light")])
+@pytest.mark.parametrize(("page", "images", "charts"), [("report", 20, 9), ("data_card", 2, 8)])
 def test_a_browser_shows_every_picture_and_complains_of_nothing(
-    report: Path, tmp_path: Path, width: int, scheme: str
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    page: str,
+    images: int,
+    charts: int,
+    width: int,
+    scheme: str,
 ) -> None:
     probed = tmp_path / "report.html"
-    probed.write_text(report.read_text().replace("</head>", PROBE, 1))
+    probed.write_text(request.getfixturevalue(page).read_text().replace("</head>", PROBE, 1))
     theme = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
     done = browse(
         tmp_path, probed, "--dump-dom", f"--window-size={width},1000", "--virtual-time-budget=4000", *theme
@@ -80,9 +105,9 @@ def test_a_browser_shows_every_picture_and_complains_of_nothing(
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found, done.stdout[:500]
     seen = json.loads(found[1].replace("&quot;", '"'))
-    assert len(seen["images"]) == 20
+    assert len(seen["images"]) == images
     assert all(seen["images"])
-    assert len(seen["charts"]) == 9
+    assert len(seen["charts"]) == charts
     assert all(seen["charts"])
     assert seen["wide"] <= 0
     assert seen["fetched"] == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ground import make_ground, swath
 
-from geodata.shards import open_corpus
+from geodata.manifest import open_corpus
 from pipelines.settings import Home, free_port, local_prefect
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]

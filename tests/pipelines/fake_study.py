@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from geodata.manifest import Corpus, seal
 from geodata.sampling import Plan, Shortfall
-from geodata.shards import Corpus, Reject, ShardRecord, seal
+from geodata.shards import Reject, ShardRecord, save_record
+from geodata.spec import ChipSpec
 
 COLOURS = {
     "built": "#b5655a",
@@ -126,9 +128,8 @@ def fake_corpus(root: Path, draw: random.Random) -> None:
             )
     plan = Plan(
         place_id="0a1b2c3d",
-        gsd=GSD,
-        size=SIZE,
-        lattice=60.0,
+        chip=ChipSpec(gsd=GSD, size=SIZE),
+        region_layout="equal_angle",
         regions=("havelland",),
         quotas={"havelland": {"forest": len(rows) + 3}},
         columns={
@@ -148,6 +149,7 @@ def fake_corpus(root: Path, draw: random.Random) -> None:
         }
         | {
             "epsg": np.full(len(rows), 32633),
+            "zoom": np.full(len(rows), -1),
             "lon": np.full(len(rows), 13.0),
             "lat": np.full(len(rows), 52.5),
         },
@@ -177,6 +179,7 @@ def fake_corpus(root: Path, draw: random.Random) -> None:
                 planned=len(part),
                 rows=len(kept),
                 bytes=2_400_000 + start,
+                footer_sha256="cd" * 32,
                 file_sha256="ab" * 32,
                 row_groups=(len(kept),),
                 rejects=refused,
@@ -184,12 +187,14 @@ def fake_corpus(root: Path, draw: random.Random) -> None:
                 samples=tuple(
                     {
                         "sample_id": chip.chip_id,
-                        "layers": {"s2": {"item_ids": ["S2A_MSIL1C_20170216T102101"], "sha256": "00"}},
+                        "layers": {"s2": {"item_ids": ["S2A_MSIL1C_20170216T102101"], "pixel_hash": "00"}},
                     }
                     for chip in kept
                 ),
             )
         )
+    for record in records:
+        save_record(root, record)
     spec = {
         "name": "demo",
         "version": "1",
@@ -206,7 +211,7 @@ def fake_corpus(root: Path, draw: random.Random) -> None:
         "landcover": {"call": "landcover.polygons", "options": {"table": "osm_landuse"}},
     }
     seal(Corpus(root, "demo", "1", "5d41402abc4b2a76b9719d911017c592", spec, tuple(records)))
-    (root / "plan.json").write_text(plan.to_json())
+    plan.write(root)
     entries = []
     for n in range(12):
         picture(root / "pictures" / f"chip-{n:02d}.png", draw, panels=2)

@@ -185,6 +185,7 @@ def test_a_study_that_has_not_run_says_so(tmp_path: Path) -> None:
     [
         "corpora/demo@1/manifest.json",
         "corpora/demo@1/plan.json",
+        "corpora/demo@1/plan.parquet",
         "corpora/demo@1/pictures/chip-00.png",
         "corpora/demo@1/pictures/index.json",
         "encoders/mae.demo@1/metrics.jsonl",
@@ -222,7 +223,7 @@ def test_a_killed_runs_last_half_line_is_left_out(tmp_path: Path) -> None:
 
 def test_a_corpus_or_a_run_alone_is_a_page_too(study: Path) -> None:
     runs = study.parent.parent
-    assert collect(runs / "corpora" / "demo@1").curation is not None
+    assert write(runs / "corpora" / "demo@1").name == "card.html"
     assert collect(runs / "encoders" / "mae.demo@1").pretraining is not None
     assert collect(runs / "transfers" / "random-0").transfers[0].arms[0].values("mean_iou")
     with pytest.raises(ValueError, match="is no folder"):
