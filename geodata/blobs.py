@@ -63,7 +63,9 @@ def _find(file: mmap.mmap, blob: pa.Buffer, start: int) -> tuple[int, int, int]:
                 if xxh3_64_intdigest(found) == digest:
                     return at, size, digest
             at += 1
-    raise ValueError(f"a blob of {size} bytes is not in the file as it was given; Parquet must not compress it")
+    raise ValueError(
+        f"a blob of {size} bytes is not in the file as it was given; Parquet must not compress it"
+    )
 
 
 def from_footer(metadata: Mapping[bytes, bytes], row_group: int, columns: Iterable[str]) -> dict[str, Places]:
@@ -78,7 +80,7 @@ def from_footer(metadata: Mapping[bytes, bytes], row_group: int, columns: Iterab
         raise Corrupt(f"the footer does not say where the blobs lie ({error})") from error
 
 
-def read(handle: int, place: Sequence[int], memory: NDArray[np.uint8]) -> NDArray[Any]:
+def read(handle: int, place: Sequence[int], memory: memoryview) -> memoryview:
     """One blob of an open file, in the first bytes of `memory`. Raises Corrupt when it is not as it was written."""
     offset, size, digest = place
     blob = memory[:size]

@@ -35,6 +35,7 @@ from geodata.shards import (
     write_shard,
 )
 from geodata.source import Address, ImagerySource, Served
+from geodata.sources import cog
 from geodata.spec import CorpusSpec
 
 UNAVAILABLE = "unavailable"
@@ -160,6 +161,12 @@ def opened_source(address: Address) -> ImagerySource:
 def opened_landcover(address: Address) -> LandCover:
     """The land-cover map at an address, opened once in this process."""
     return cast(LandCover, _opened(address.model_dump_json()))
+
+
+def reopen() -> None:
+    """Forget what was opened: a process may outlive a run, and what a source lists or a file holds may be new."""
+    _opened.cache_clear()
+    cog.forget()
 
 
 @functools.lru_cache(maxsize=32)

@@ -145,16 +145,20 @@ def describe(blob: bytes | memoryview | pa.Buffer) -> tuple[np.dtype[Any], tuple
     return dtype, shape
 
 
+def keeps_files(start: bytes) -> bool:
+    """Whether the blob that begins so keeps pictures as files."""
+    return len(start) >= _HEADER.size and _HEADER.unpack_from(start)[2] == _IMAGES
+
+
 def unpack(
-    blob: bytes | memoryview | pa.Buffer | NDArray[np.uint8],
+    blob: bytes | memoryview | pa.Buffer,
     out: NDArray[Any] | None = None,
     decode: Callable[[bytes, str], NDArray[np.uint8]] | None = None,
 ) -> NDArray[Any]:
     """The array in a blob, written into `out` (same shape and dtype) when it is given; contiguous is fastest.
 
     For pictures memory in the order of their files, (height, width, 3), is faster; `decode` takes the place of
-    `picture`. Raises Corrupt when header, length or payload are wrong, ValueError
-    when `out` does not fit.
+    `picture`. Raises Corrupt when header, length or payload are wrong, ValueError when `out` does not fit.
     """
     dtype, shape, codec, payload = _parse(memoryview(blob))
     if out is None:

@@ -25,7 +25,7 @@ from geodata.quality import Reason
 from geodata.reading import Colours, Kept, Reader, barred, fetched, held, kept, picked
 from geodata.sample import Layer, Sample
 from geodata.sensors import LANDCOVER
-from geodata.source import ImagerySource, Raster, Scene
+from geodata.source import ImagerySource, Raster, Recalling, Scene
 from geodata.spec import CorpusSpec, SensorSpec
 
 Pinned = Mapping[str, Sequence[str]]
@@ -162,8 +162,11 @@ def _again(
     """The scenes of a recorded sample, read again. Raises Missing, Corrupt and Transient."""
     grid = part.grid(spec.chip, chip.grid)
     found = {scene.scene_id: scene for scene in source.search(grid, part.period)}
+    seen = considered(list(found.values()))
     gone = [scene_id for scene_id in ids if scene_id not in found]
-    if gone:
+    if gone and isinstance(source, Recalling):
+        found |= dict(zip(gone, source.by_ids(gone), strict=True))
+    elif gone:
         raise Missing(
             f"sample {chip.chip_id} was made of {part.sensor} scene {gone[0]}, which {part.source.call} no longer "
             f"finds; restore the scene, or curate anew"
@@ -174,7 +177,7 @@ def _again(
         if isinstance(answer, DataError):
             raise answer
         kept.append((scene, picked(answer, part, grid)))
-    return replace(_layer(part, kept, spec, grid), considered=considered(list(found.values())))
+    return replace(_layer(part, kept, spec, grid), considered=seen)
 
 
 def _layer(part: SensorSpec, kept: Kept, spec: CorpusSpec, grid: Grid) -> Layer:

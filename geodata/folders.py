@@ -13,7 +13,7 @@ import io
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -21,12 +21,14 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from pydantic import Field, model_validator
 
 from geodata.archive import Files, Limits, opened, safe
 from geodata.errors import Corrupt
 from geodata.files import replacing, write_atomic
 from geodata.layout import SPLITS, Frozen, Metres, Split, sums_to_one
+from geodata.overrides import overridden, validated
 from geodata.source import at_home
 from geodata.spec import digest
 
@@ -158,7 +160,7 @@ class FolderPlan:
             for number, name in enumerate(self.shard_names(rows))
         ]
 
-    def places(self, ids: Iterable[str]) -> dict[str, int]:
+    def places(self, ids: Collection[str]) -> dict[str, int]:
         """Where in the plan ids stand, those of it."""
         wanted = set(ids)
         return {one.sample_id: place for place, one in enumerate(self.pictures) if one.sample_id in wanted}
@@ -208,6 +210,27 @@ class FolderPlan:
             raise Corrupt(
                 f"the plan in {root} does not parse ({error}); delete it and import again"
             ) from error
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> FolderSpec:
+    """A spec from a file (.json, .yaml, .yml) or of a name alone, with `a.b=c` overrides. Raises ValueError.
+
+    A relative `root` in a file is relative to that file, as is one in the overrides to where the program runs.
+    """
+    if not name.endswith((".json", ".yaml", ".yml")):
+        return overridden(
+            FolderSpec.model_construct(**{"name": name}), overrides
+        )  # what it lacks, overrides give
+    path = Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"spec file {path} cannot be read ({error}); check it") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"spec file {path} holds no keys and values; write the fields of FolderSpec")
+    found = overridden(validated(FolderSpec, values), overrides)
+    beside = path.resolve().parent / at_home(found.root)
+    return found if found.root != values.get("root") else found.model_copy(update={"root": str(beside)})
 
 
 def plan(spec: FolderSpec) -> FolderPlan:

@@ -152,6 +152,15 @@ class Stacking(Protocol):
         ...
 
 
+@runtime_checkable
+class Recalling(Protocol):
+    """A source that finds a scene by its id, though a search may no longer list it."""
+
+    def by_ids(self, scene_ids: Sequence[str]) -> list[Scene]:
+        """The scenes of these ids, in order. Raises Missing for one that is gone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ask:
     """What reading would take of a service, on average: requests, and bytes moved."""

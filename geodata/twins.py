@@ -8,15 +8,14 @@ goes only when it is like one that stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geodata.chips import Plan
 from geodata.likeness import distance, near_pairs
 from geodata.sensors import LANDCOVER
 from geodata.shards import ShardRecord
@@ -27,6 +26,14 @@ Place = tuple[str, int]
 """A sample by its shard and its row there."""
 
 _NO_HASH = -1
+
+
+class Ordered(Protocol):
+    """A plan: it knows the order of its samples."""
+
+    def places(self, ids: Collection[str]) -> dict[str, int]:
+        """Where samples stand in the plan, by id."""
+        ...
 
 
 @dataclass
@@ -94,7 +101,7 @@ class Fingerprints:
 
 def repeated(
     records: Callable[[], Iterable[ShardRecord]],
-    plan: Plan,
+    plan: Ordered,
     prefixes: Sequence[str],
     kind: Kind,
     bits: int,

@@ -130,6 +130,8 @@ def plan(
     root: Root = RUNS,
     workers: Annotated[int | None, typer.Option("--workers", help="Threads that draw; default all CPUs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="With `pretrain`: how many GPUs.")] = 1,
+    memory: Annotated[str, typer.Option("--memory", help="With `pretrain`: memory of each, as in 80GB.")] = "80GB",
 ) -> None:
     """What a corpus would take: points and shortfalls, requests, bytes, time and money, before anything is asked of anyone.
 
@@ -138,12 +140,30 @@ def plan(
 
     Examples: `swath plan smoke` · `swath plan rsrsd_5m --landcover cover.tif:esri_2020` ·
     `swath plan smoke --pilot 48 --budget days=2,dollars=100`
+
+    `swath plan pretrain RECIPE` says what a recipe would take of each GPU and how long a step lasts, and what to change
+    when it does not fit: `swath plan pretrain mae.vit_g12x4 --gpus 8 --memory 80GB`
     """
+    if name == "pretrain":
+        _plan_pretrain(list(overrides or ()), gpus, memory)
+        return
     from pipelines import estimate
 
     found, limits = estimate.asked(name, overrides or (), landcover, pilot, cluster, budget, Home.at(root), workers)
     print(json.dumps(found.as_dict() | {"budget": limits}, indent=2) if as_json else estimate.render(found))
     estimate.held_to(found, limits)
+
+
+def _plan_pretrain(words: Sequence[str], gpus: int, memory: str) -> None:
+    from pipelines import engine
+
+    if not words:
+        raise ValueError("no recipe is named; give one, as in swath plan pretrain mae.vit_b12x1 --gpus 8")
+    lines, rows, change = engine.planned(words[0], words[1:], gpus, memory)
+    for line in lines:
+        print(line)
+    _table(["on each GPU", "GB"], rows)
+    print("it fits" if change is None else f"it does not fit; change: {change}")
 
 
 @app.command()
@@ -176,10 +196,11 @@ def _shown(name: str, overrides: list[str], home: Home) -> Any:
 def _spec_or_recipe(name: str, overrides: list[str]) -> Any:
     """A recipe by name, else a corpus of the user's own; the complaint names both kinds."""
     from geodata.corpus import load_spec, specs
-    from training import recipe
+    from training import budget, recipe
 
     try:
-        return json.loads(recipe.load(name, overrides).dump())
+        found = recipe.load(name, overrides)
+        return json.loads(found.dump()) | {"parameters": budget.counts(found)}
     except ValueError as not_recipe:
         try:
             return json.loads(load_spec(name, overrides).model_dump_json())
@@ -462,6 +483,26 @@ def pretrain(
     else:
         say(f"encoder {wanted.artifact.address} is sealed; nothing to do")
     print(wanted.encoder)
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="A recipe: mae.smoke, package.module.function, or a file.")],
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to look at, after three of warming up.")] = 10,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the files go.")] = Path("profile"),
+    gpu: Gpu = False,
+) -> None:
+    """Where the time of a step goes: data, augment, forward, backward, optimizer, after_step, communication.
+
+    Example: `swath profile mae.smoke streams.scenes.corpus=runs/corpora/smoke@1`
+    """
+    from pipelines import engine
+
+    rows, files = engine.profiled(name, tuple(overrides or ()), to, steps, gpu=gpu)
+    _table(["stage", "ms", "share"], rows)
+    for path in files:
+        print(path)
 
 
 @app.command()

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import logging
 import pickle
+import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
-from geodata.build import build_shard, sealed
+from geodata import intake
+from geodata.build import build_shard, reopen, sealed
 from geodata.chips import Plan, ShardPlan
 from geodata.corpus import CorpusSpec
 from geodata.earlier import Earlier
 from geodata.errors import Corrupt, DataError, Denied, Transient
+from geodata.folders import FolderPlan, FolderShard, FolderSpec
 from geodata.manifest import open_corpus
+from geodata.sensors import PHOTO
 from geodata.shards import (
     ShardRecord,
     ShardSummary,
@@ -34,43 +38,85 @@ from geodata.shards import (
 from pipelines import governor
 from pipelines.artifacts import Artifact
 
-__all__ = ["Draft", "Order", "Tally", "build_row", "built", "failure"]
+__all__ = ["AnyDraft", "Draft", "FolderOrder", "Order", "Pictures", "Tally", "build_row", "built", "failure"]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told besides the plan: the spec, where shards go, and the corpora they may be taken from."""
+    """What a worker is told besides the plan: the spec, where shards go, and the corpora they may be taken from.
+
+    `run` tells one run from the next: a worker that has served another opens its sources anew.
+    """
 
     spec: CorpusSpec
     root: Path
     like: Path | None = None
     earlier: Earlier | None = None
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def whole(self, shard: ShardPlan) -> ShardRecord:
+        """A shard that was read back: one that is there already, or a new one."""
+        found = sealed(shard, self.spec, self.root, self.earlier)
+        if found is not None:
+            return verify_shard(shard_path(self.root, shard.name), found)
+        like = open_corpus(self.like).record(shard.name) if self.like else None
+        return build_shard(shard, self.spec, self.root, like, self.earlier)
 
 
-class Draft:
+@dataclass(frozen=True)
+class FolderOrder:
+    """The same for a folder of pictures; `classes` are those of the whole folder."""
+
+    spec: FolderSpec
+    root: Path
+    classes: Mapping[str, tuple[str, ...]]
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def whole(self, shard: FolderShard) -> ShardRecord:
+        """A shard that was read back: one that is there already, or a new one."""
+        found = intake.sealed(shard, self.spec, self.root)
+        if found is not None:
+            return verify_shard(shard_path(self.root, shard.name), found)
+        return intake.import_shard(shard, self.spec, self.classes, self.root)
+
+
+Spec = TypeVar("Spec", CorpusSpec, FolderSpec)
+Planned = TypeVar("Planned", Plan, FolderPlan)
+
+
+class Making(Generic[Spec, Planned]):
     """A corpus in the making. `whole` are the shards that were read back in this run, by name."""
 
-    def __init__(self, artifact: Artifact, order: Order, plan: Plan) -> None:
+    def __init__(self, artifact: Artifact, order: Order | FolderOrder, plan: Planned) -> None:
         self.artifact, self.order = artifact, order
+        self._plan: Planned
         self.whole: dict[str, ShardSummary] = {}
         self.requests: dict[str, dict[str, int]] = {}  # of the governor, by endpoint
         self.plan = plan
         self.rounds = 1  # of draws, at most
 
     @property
-    def plan(self) -> Plan:
-        """The chips planned so far."""
+    def plan(self) -> Planned:
+        """The chips or pictures planned so far."""
         return self._plan
 
     @plan.setter
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: Planned) -> None:
         self._plan = plan
         self.names = plan.shard_names(self.order.spec.shard_rows)
 
     @property
-    def spec(self) -> CorpusSpec:
+    def spec(self) -> Spec:
         """The spec it is made by."""
-        return self.order.spec
+        return cast(Spec, self.order.spec)
+
+    @property
+    def prefixes(self) -> list[str]:
+        """Of the layers that its sensors give."""
+        spec = self.order.spec
+        return (
+            [PHOTO.prefix] if isinstance(spec, FolderSpec) else [part.picked.prefix for part in spec.sensors]
+        )
 
     @property
     def root(self) -> Path:
@@ -102,6 +148,11 @@ class Draft:
         return found
 
 
+Draft = Making[CorpusSpec, Plan]
+Pictures = Making[FolderSpec, FolderPlan]
+AnyDraft = Draft | Pictures
+
+
 @dataclass
 class Tally:
     """Where a build stands, in sums."""
@@ -124,7 +175,7 @@ class Tally:
 
 
 def built(
-    draft: Draft, numbers: Sequence[int]
+    draft: AnyDraft, numbers: Sequence[int]
 ) -> Generator[tuple[str, ShardSummary | Exception], None, None]:
     """Names of shards as they are finished, each with its summary or with what went wrong. Needs a running Ray."""
     import ray
@@ -141,43 +192,41 @@ def built(
         draft.requests = _since(before, governor.state(), draft.requests)
 
 
-def build_row(row: Mapping[str, Any], order: Order, plan: Any, numbers: Sequence[int]) -> dict[str, Any]:
+def build_row(
+    row: Mapping[str, Any], order: Order | FolderOrder, plan: Any, numbers: Sequence[int]
+) -> dict[str, Any]:
     """What Ray Data maps: one shard built or found whole, or the reason why not.
 
     Anything but the world's failures is a bug and raises. `plan` is a Plan, or where Ray keeps it.
     """
     governor.govern()
+    if _AT_HAND.get("run") != order.run:
+        _AT_HAND.clear()
+        _AT_HAND["run"] = order.run
+        reopen()
     shard = _shards(plan, order.spec.shard_rows)[numbers[row["id"]]]
     outcome: ShardSummary | Exception
     try:
-        outcome = _whole(shard, order).summary()
+        outcome = order.whole(shard).summary()
     except (DataError, OSError) as error:
         outcome = _plain(error)
     return {"shard": shard.name, "outcome": pickle.dumps(outcome)}
 
 
-def _whole(shard: ShardPlan, order: Order) -> ShardRecord:
-    """A shard that was read back: one that is there already, or a new one."""
-    found = sealed(shard, order.spec, order.root, order.earlier)
-    if found is not None:
-        return verify_shard(shard_path(order.root, shard.name), found)
-    like = open_corpus(order.like).record(shard.name) if order.like else None
-    return build_shard(shard, order.spec, order.root, like, order.earlier)
+_AT_HAND: dict[str, Any] = {}
+"""What a worker keeps from row to row: the run it serves, the plan, and the plan's shards."""
 
 
-_AT_HAND: dict[object, Sequence[ShardPlan]] = {}
-
-
-def _shards(plan: Any, rows: int) -> Sequence[ShardPlan]:
+def _shards(plan: Any, rows: int) -> Sequence[Any]:
     """The shards of a plan, ordered once in a process."""
-    if isinstance(plan, Plan):
+    if isinstance(plan, Plan | FolderPlan):
         return plan.shards(rows)
-    if plan not in _AT_HAND:
+    if _AT_HAND.get("plan") != plan:
         import ray
 
-        _AT_HAND.clear()
-        _AT_HAND[plan] = ray.get(plan).shards(rows)
-    return _AT_HAND[plan]
+        _AT_HAND["plan"], _AT_HAND["shards"] = plan, ray.get(plan).shards(rows)
+    found: Sequence[Any] = _AT_HAND["shards"]
+    return found
 
 
 def _plain(error: DataError | OSError) -> Exception:

@@ -68,7 +68,7 @@ GEODATA_ROWS = (
     ("transport",),
     ("grid", "sensors", "codec", "blobs", "radiometry", "likeness"),
     ("source", "classes", "contamination", "landcover", "webmercator"),
-    ("earth", "sources", "layout", "spec", "published", "continents", "sample", "moments", "preview", "quality"),
+    ("archive", "earth", "sources", "layout", "spec", "published", "continents", "sample", "moments", "preview", "quality"),
     ("alignment", "census", "prices", "quotas", "lattice"),
     ("corpus", "chips", "ledger", "sites"),
     ("splits",),
@@ -81,6 +81,8 @@ GEODATA_ROWS = (
 )
 LEAVES = (
     "feed",
+    "order",
+    "reading",
     "recipe",
     "masking",
     "objectives",

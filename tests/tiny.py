@@ -56,7 +56,9 @@ def sample(number: int, *, split: str = "train", barred: bool = False, dated: bo
             redistribute=not barred,
             gsd=2.5,
         ),
-        "lc": Layer(LANDCOVER, rng.integers(1, 4, (1, 1, 6, 6)).astype(np.uint8), days[:1], ("map",), "map"),
+        "lc": Layer(
+            LANDCOVER, rng.integers(1, 4, (1, 1, 6, 6)).astype(np.uint8), (date(1990, 1, 1),), ("map",), "map"
+        ),
     }
     return Sample(
         sample_id=f"tiny-{number:04d}",

@@ -146,6 +146,7 @@ def batches(selection: Selection) -> Iterator[tuple[Shard, pa.Table]]:
     """The rows of all shards by the columns of `schema`, a row group at a time, in the order of the shards."""
     wanted = schema(selection.meta)
     columns = [name for name in wanted.names if name not in {field.name for field in ADDED}]
+    series = [f"{known.prefix}_dates" for known in selection.meta.sensors if known.kind != "map"]
     for shard in selection.shards:
         file, _ = open_shard(shard.path, shard.footer_sha256)
         groups = file.num_row_groups
@@ -153,7 +154,7 @@ def batches(selection: Selection) -> Iterator[tuple[Shard, pa.Table]]:
         for group in range(groups):
             read = read_table(shard.path, group, columns, shard.footer_sha256)
             if read.num_rows:
-                yield shard, _indexed(read, wanted, shard, group)
+                yield shard, _indexed(read, wanted, shard, group, series)
 
 
 def months(selection: Selection) -> tuple[str, str] | None:
@@ -175,9 +176,9 @@ def made_on(corpus: Corpus) -> str:
         return ""
 
 
-def _indexed(read: pa.Table, wanted: pa.Schema, shard: Shard, group: int) -> pa.Table:
+def _indexed(read: pa.Table, wanted: pa.Schema, shard: Shard, group: int, series: Sequence[str]) -> pa.Table:
     rows = read.num_rows
-    first, last = _span(read)
+    first, last = _span(read, series)
     added = {
         "first_date": pa.array(first, pa.date32()),
         "last_date": pa.array(last, pa.date32()),
@@ -189,9 +190,8 @@ def _indexed(read: pa.Table, wanted: pa.Schema, shard: Shard, group: int) -> pa.
     return pa.Table.from_arrays(columns, schema=wanted)
 
 
-def _span(read: pa.Table) -> tuple[list[Any], list[Any]]:
+def _span(read: pa.Table, series: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """The first and last day of each row over all its images; a land-cover map has a date but is no image."""
-    series = [name for name in read.column_names if name.endswith("_dates") and name != "lc_dates"]
     days = [
         [day for cell in row if cell for day in cell if day is not None]
         for row in zip(*(read.column(name).to_pylist() for name in series), strict=True)

@@ -200,6 +200,11 @@ def forget() -> None:
     _kept().clear()
 
 
+def kept_bytes() -> int:
+    """Bytes of decoded blocks that are kept now; at most `BYTES`."""
+    return _kept().bytes
+
+
 @dataclass
 class _Held:
     """One open file. `quiet`: reading it needs no GDAL settings beyond those it was opened with."""

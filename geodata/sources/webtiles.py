@@ -334,18 +334,19 @@ class TileSource:
         )
 
     def _fetched(self, server: _Server, need: _Need) -> list[bytes]:
-        """The tiles' files, row by row; as many at once as the provider allows."""
+        """The tiles' files, row by row: one, and when that is allowed as many at once as the provider allows."""
         count = 2**need.zoom
         places = [
             (need.zoom, (need.x + column) % count, need.y + row)
             for row, column in product(range(need.rows), range(need.columns))
         ]
-        if len(places) == 1 or server.provider.connections == 1:
-            return [server.fetch(*place) for place in places]
-        with ThreadPoolExecutor(min(server.provider.connections, len(places))) as pool:
-            waiting = [pool.submit(server.fetch, *place) for place in places]
+        files = [server.fetch(*places[0])]
+        if server.provider.connections == 1 or len(places) < 3:
+            return files + [server.fetch(*place) for place in places[1:]]
+        with ThreadPoolExecutor(min(server.provider.connections, len(places) - 1)) as pool:
+            waiting = [pool.submit(server.fetch, *place) for place in places[1:]]
             try:
-                return [one.result() for one in waiting]
+                return files + [one.result() for one in waiting]
             except DataError:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -464,6 +464,7 @@ def memory(folder: Path, chips: int) -> None:
     """One process builds shards, which are removed at once, and says what it holds five times on the way."""
     from geodata.build import build_shard
     from geodata.shards import shard_path
+    from geodata.sources import cog
 
     spec, shards = planned(folder, 1, chips)
     began, done, step = resident_mb(), 0, max(1, chips // 5)

@@ -229,6 +229,34 @@ def test_a_mosaic_without_a_day_is_dated_by_its_fetching_and_says_so(tmp_path: P
     assert values["properties"]["swath:date_of"] == "fetching"
 
 
+def test_a_picture_that_lies_nowhere_is_exported_without_a_place(tmp_path: Path) -> None:
+    nowhere = dataclasses.replace(
+        sample(1, dated=False),
+        sample_id="tiny-0009",
+        grid=None,
+        lon=float("nan"),
+        lat=float("nan"),
+        shifts=(),
+    )
+    corpus = sealed(
+        tmp_path / "c", {"a": [sample(1), nowhere], "b": [dataclasses.replace(nowhere, sample_id="x")]}
+    )
+    found = write(select(corpus, tmp_path / "out"))
+    geopandas = pytest.importorskip("geopandas")
+    frame = geopandas.read_parquet(found["geoparquet"])
+    assert frame.geometry.isna().tolist() == [False, True, True]
+    values = json.loads((found["stac"].parent / "a" / "tiny-0009.json").read_text())
+    fit_core(values)
+    assert values["geometry"] is None
+    assert "bbox" not in values
+    assert "proj:code" not in values["properties"]
+    collection = json.loads(found["stac"].read_text())
+    fit_core(collection)
+    placed = sample(1).grid
+    assert placed is not None
+    assert collection["extent"]["spatial"]["bbox"] == [list(placed.bbox())]
+
+
 def test_another_catalog_in_the_folder_is_left_alone(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "stac").mkdir()
     (tmp_path / "stac" / "collection.json").write_text('{"id": "theirs"}')

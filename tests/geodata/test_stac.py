@@ -12,13 +12,17 @@ import rasterio
 import requests
 from rasterio.windows import from_bounds
 
+from geodata.chips import Chip
+from geodata.compose import compose
 from geodata.errors import Corrupt, Denied, Missing
 from geodata.governor import Limits
 from geodata.grid import chip_grid
 from geodata.quality import inside_share
 from geodata.radiometry import flags
-from geodata.source import Period
-from geodata.sources import cog, items, stac, synthetic
+from geodata.sample import Sample
+from geodata.source import Address, Period
+from geodata.sources import cog, stac, stac_items, synthetic
+from geodata.spec import Area, ChipSpec, CorpusSpec, Quotas, SensorSpec
 from geodata.stubs import server
 from geodata.stubs import stac as stand_in
 
@@ -38,7 +42,7 @@ def served():
 def unhurried(monkeypatch):
     """Limits are for services that others use too."""
     for name in ("API_LIMITS", "SAS_LIMITS"):
-        monkeypatch.setattr(items, name, Limits(8, 1000.0))
+        monkeypatch.setattr(stac_items, name, Limits(8, 1000.0))
 
 
 @pytest.fixture
@@ -135,6 +139,35 @@ def test_of_two_processings_the_last_is_offered_and_the_first_is_found_by_id(stu
     assert np.array_equal(source.read(first, CHIP).values, source.read(last, CHIP).values)
 
 
+def test_a_recorded_sample_is_made_again_of_its_scenes_though_no_search_lists_them(stub):
+    source = planetary(stub, bands=["B02"])
+    offered = [one.scene_id for one in source.search(CHIP, SUMMER) if "_N0500_" in one.scene_id]
+    earlier = [one.replace("_N0500_", "_N0214_") for one in offered]
+    address = Address(call="sources.stac.planetary_computer", options={"api": f"{stub.url}/pc"})
+    part = SensorSpec(
+        sensor="sentinel2", bands=("B02",), source=address, period=SUMMER, dates=1, max_cloud=1.0
+    )
+    spec = CorpusSpec(
+        name="again",
+        chip=ChipSpec(gsd=10.0, size=64),
+        quotas=Quotas(fixed={"forest": 1}),
+        regions=Area(name="here", bounds=(16.0, 47.0, 17.0, 48.0)),
+        landcover=address,
+        sensors=(part,),
+    )
+    chip = Chip("c-1", LON, LAT, "forest", "here", CHIP, "train", "0-0", 0, 1.0)
+    first = compose(chip, spec, {"sentinel2": source})
+    again = compose(chip, spec, {"sentinel2": source}, pinned={"s2": earlier[:1]})
+    assert isinstance(first, Sample) and isinstance(again, Sample)
+    assert again.layers["s2"].item_ids == tuple(earlier[:1])
+    layer = first.layers["s2"]
+    assert layer.redistribute and "Copernicus" in layer.attribution
+    href = layer.hrefs[layer.item_ids[0]]["B02"]
+    assert href.startswith(stub.url) and "?" not in href
+    with pytest.raises(Missing):
+        compose(chip, spec, {"sentinel2": source}, pinned={"s2": ["S2_20200601_N0214_33N_900_1"]})
+
+
 def test_scenes_carry_what_finds_them_again_and_whose_they_are(stub):
     for scene in (
         planetary(stub).search(CHIP, SUMMER)[0],
@@ -175,7 +208,7 @@ def test_a_scene_that_ends_inside_the_chip_is_nodata_beyond_its_end(stub):
 
 def test_pages_are_followed_in_both_dialects(stub, monkeypatch):
     whole = {name: len(source.search(CHIP, SUMMER)) for name, source in both(stub).items()}
-    monkeypatch.setattr(items, "PAGE", 9)
+    monkeypatch.setattr(stac_items, "PAGE", 9)
     stub.show("none")
     paged = {name: len(source.search(CHIP, SUMMER)) for name, source in both(stub).items()}
     assert paged == whole
@@ -274,7 +307,7 @@ def test_a_subscription_key_is_sent_and_never_told(monkeypatch):
 
 
 def test_tokens_of_azure_are_asked_for_by_account_and_container_and_other_addresses_stay(stub):
-    signer = items.Signer(f"{stub.url}/token")
+    signer = stac_items.Signer(f"{stub.url}/token")
     signed = signer.signed("https://sentinel2l2a01.blob.core.windows.net/sentinel-2-l2a/10/x.tif")
     assert urllib.parse.parse_qs(urllib.parse.urlsplit(signed).query)["sp"] == ["rl"]
     for href in ("https://example.org/a/b/c.tif", "/data/x.tif", "s3://bucket/x.tif"):

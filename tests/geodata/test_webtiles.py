@@ -16,6 +16,7 @@ from geodata.earth import camera
 from geodata.errors import Corrupt, Denied, Missing
 from geodata.grid import chip_grid
 from geodata.quality import check, enlarged, overzoomed, placeholder
+from geodata.sensors import OPTICAL
 from geodata.source import Period, Raster
 from geodata.sources import webtiles
 from geodata.stubs import server
@@ -179,7 +180,7 @@ def test_keys_come_from_the_environment_and_are_never_told(monkeypatch):
         with pytest.raises(Denied, match="HTTP 403") as told:
             source.read(scene, tiled(17))
         assert "wrong-and-secret" not in f"{told.value}{scene}{source}{source.servers}"
-        assert stub.stats()["requests"]["tiles tile"] <= 2, "a refusal is not asked again"
+        assert stub.stats()["requests"]["tiles tile"] == 1, "a refusal is not asked again"
         with pytest.raises(Denied, match="HTTP 401"):
             read(stub, tiled(17))
         monkeypatch.setenv("TILES_KEY", KEY)
@@ -222,8 +223,8 @@ def test_tiles_that_are_gone_or_no_pictures_are_told_apart(stub):
         )
         with server.serve([pages]) as odd, pytest.raises(Corrupt, match=told):
             read(odd, tiled(17))
+    stub.show("none")
     with pytest.raises(Corrupt, match="tiles of 256 x 256 pixels where 512 x 512 are stated"):
-        stub.show("none")
         read(stub, tiled(16, 1, 512), tile=512)
 
 
@@ -266,10 +267,13 @@ def test_placeholders_are_known_by_colour_by_repetition_and_by_hash():
     with server.serve([stand_in.routes(empty=1.0)]) as stub:
         scene, nothing = read(stub, tiled(17, 1))
         assert placeholder(scene, nothing) is None, "one such picture alone could be a picture"
-        assert check(scene, read(stub, tiled(17))[1], max_cloud=1, min_valid=0.5) == "placeholder"
+        assert (
+            check(scene, read(stub, tiled(17))[1], sensor=OPTICAL, max_cloud=1, min_valid=0.5)
+            == "placeholder"
+        )
         digest = hashlib.sha256(nothing.encoded.tiles[0][0]).hexdigest()
         told, _ = read(stub, tiled(17, 1), placeholders=[digest])
-        assert check(told, nothing, max_cloud=1, min_valid=0.5) == "placeholder"
+        assert check(told, nothing, sensor=OPTICAL, max_cloud=1, min_valid=0.5) == "placeholder"
     grey = np.full((3, 512, 512), 204, np.uint8)
     grey[:, :256] = np.random.default_rng(0).integers(0, 255, (3, 256, 512))
     assert placeholder(scene, encoded(grey)) == "placeholder"
@@ -306,7 +310,7 @@ def test_pixels_repeated_two_by_two_are_enlarged():
 
 def real_tiles(shared_data):
     """Native 256-pixel tiles of five real archives, 0.075 to 0.5 m."""
-    oam = sorted((shared_data / "oam_kampala_buildings" / "images").glob("*.png"))[::3]
+    oam = sorted((shared_data / "oam_kampala_buildings" / "images").glob("*.png"))[::4]
     usgs = sorted((shared_data / "rsvqa_hr_usgs").glob("*.tif"))
     levir = sorted((shared_data / "levir_cd_samples" / "A").glob("*.png"))
     neon = sorted((shared_data / "neon_tree_crowns").glob("*.png"))
@@ -319,7 +323,7 @@ def real_tiles(shared_data):
                     yield tile
 
 
-def larger(tile, times, how, quality=None):
+def larger(tile, times, how, quality):
     middle = Image.fromarray(np.moveaxis(tile, 0, -1)).crop((64, 64, 64 + 256 // times, 64 + 256 // times))
     picture = middle.resize((256, 256), how)
     if quality:
@@ -333,14 +337,13 @@ def larger(tile, times, how, quality=None):
 def test_real_tiles_are_told_from_their_enlargements(shared_data):
     tiles = list(real_tiles(shared_data))
     assert len(tiles) > 60
-    rates = {
-        (times, how, quality): np.mean(
-            [enlarged(larger(tile, times, how, quality)) is True for tile in tiles]
-        )
-        for times in (2, 4)
-        for how in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-        for quality in (None, 85)
-    }
+    ways = [
+        (2, Image.Resampling.BILINEAR, None),
+        (2, Image.Resampling.BICUBIC, 85),
+        (4, Image.Resampling.BICUBIC, None),
+        (4, Image.Resampling.BILINEAR, 85),
+    ]
+    rates = {way: np.mean([enlarged(larger(tile, *way)) is True for tile in tiles]) for way in ways}
     assert np.mean([enlarged(tile) is True for tile in tiles]) < 0.05
     assert all(rate > 0.85 for (_, _, quality), rate in rates.items() if quality is None), rates
     assert all(rate > 0.4 for rate in rates.values()), rates

@@ -11,7 +11,7 @@ from ground import REPOSITORY
 
 from geodata.errors import Corrupt, Denied, Missing, Transient
 from geodata.shards import ShardSummary
-from pipelines import corpora, curate, draft
+from pipelines import corpora, curate, draft, stages
 from pipelines.draft import Draft, Order, Tally, failure
 from pipelines.settings import Home
 
@@ -21,7 +21,7 @@ def test_failures_are_one_error_of_the_kind_that_a_retry_may_help():
     error = failure(failures, 9)
     assert type(error) is Transient
     assert "3 of 9 shards failed (a, b, c): shard a: quota of the hour" in str(error)
-    assert curate._worth_retrying(None, None, SimpleNamespace(result=lambda **_: error))
+    assert stages._worth_retrying(None, None, SimpleNamespace(result=lambda **_: error))
 
 
 @pytest.mark.parametrize("error", [Corrupt("bad bytes"), OSError(errno.ENOSPC, "no room left to write x")])
@@ -29,14 +29,14 @@ def test_what_a_retry_cannot_help_is_not_retried_and_keeps_its_kind(error):
     failed = failure({"a": error}, 2)
     assert type(failed) is type(error)
     assert getattr(failed, "errno", None) == getattr(error, "errno", None)
-    assert not curate._worth_retrying(None, None, SimpleNamespace(result=lambda **_: failed))
+    assert not stages._worth_retrying(None, None, SimpleNamespace(result=lambda **_: failed))
 
 
 def test_where_a_person_must_act_that_is_said_first_and_not_retried():
     failed = failure({"a": Transient("busy"), "b": Denied("shard b: log in again")}, 2)
     assert type(failed) is Denied
     assert "log in again; mend that, then run the same command again" in str(failed)
-    assert not curate._worth_retrying(None, None, SimpleNamespace(result=lambda **_: failed))
+    assert not stages._worth_retrying(None, None, SimpleNamespace(result=lambda **_: failed))
 
 
 def test_many_failures_are_counted_and_the_first_five_named():
@@ -49,7 +49,7 @@ def test_a_row_hands_the_worlds_failures_back_and_lets_a_bug_through(monkeypatch
         raise error
 
     shard = SimpleNamespace(name="s")
-    monkeypatch.setattr(draft, "_whole", fail)
+    monkeypatch.setattr(Order, "whole", fail)
     monkeypatch.setattr(draft, "_shards", lambda *_: [None, shard])
     order = Order(SimpleNamespace(shard_rows=8), tmp_path)
     for error in (Transient("later"), OSError(28, "full")):
@@ -67,7 +67,7 @@ def test_only_abandoned_temporary_files_are_swept(tmp_path):
         for name in (".x.parquet.7.tmp", ".young.parquet.8.tmp", "y"):
             (tmp_path / folder / name).write_bytes(b"")
         os.utime(tmp_path / folder / ".x.parquet.7.tmp", (0, 0))
-    curate._sweep(tmp_path)
+    stages._sweep(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".young.parquet.8.tmp", "y"}
 
 
@@ -106,7 +106,7 @@ def test_each_step_of_a_curation_leaves_a_line(tmp_path):
     tally = Tally(failures={"c": Missing("x")})
     tally.add(summary("a", 7, 10))
     tally.add(summary("b", 1, 1))
-    curate._log_row(tmp_path, tally)
+    stages._log_row(tmp_path, tally)
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (row["step"], row["rows"], row["rejected"], row["failed"]) == (2, 8, 3, 1)
     assert str(tally) == "8 rows, 3 rejected, 1 failed"

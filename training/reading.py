@@ -1,0 +1,261 @@
+"""From rows of shards to batches: each sample is read, checked and decoded straight into its place in the batch.
+
+Nothing is stacked or copied afterwards, and no more than one compressed sample a thread is in memory beside the
+batches. Of a row group only the small columns are read ahead; its pixels are fetched by the kernel meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geodata import blobs, codec
+from geodata.errors import Corrupt, Missing
+from geodata.manifest import Unit, open_corpus
+from geodata.shards import read_group
+from training.recipe import Stream
+
+__all__ = ["Crew", "Group", "Row", "Samples", "Source"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples of one stream. Layers (B, T, C, H, W) keep their stored dtype; `bands` and `nodata` say what they
+    hold. `dates` (B, T) are days since 1970-01-01, -1 where nobody states a date, or where a series was padded (with
+    nodata) to the longest. `lonlat` (B, 2) is nan for pictures that lie nowhere. Pictures keep the memory order of
+    their files, bands last; `augment.prepare` turns them on the device."""
+
+    ids: list[str]
+    layers: dict[str, Tensor]
+    dates: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    lonlat: Tensor
+    region: Tensor
+    bands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    nodata: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same samples with every tensor on a device."""
+
+        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+        return replace(
+            self,
+            layers=moved(self.layers),
+            dates=moved(self.dates),
+            labels=moved(self.labels),
+            lonlat=self.lonlat.to(device),
+            region=self.region.to(device),
+        )
+
+
+class Crew:
+    """Threads that decode (zstd, libjpeg and large copies let others run meanwhile); with none, the caller does."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "decode") if threads else None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def share(self, work: Callable[[range], None], count: int) -> None:
+        """`work` on all numbers below `count`, dealt out in runs; returns when all is done, raises what it raises."""
+        if self._pool is None:
+            return work(range(count))
+        step = max(1, -(-count // (2 * self._threads)))
+        runs = [range(first, min(first + step, count)) for first in range(0, count, step)]
+        for _ in self._pool.map(work, runs):
+            pass
+        return None
+
+    def later(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Begin `work` in a thread; what is returned waits for its result."""
+        if self._pool is not None:
+            return self._pool.submit(work).result
+        done = work()
+        return lambda: done
+
+
+@dataclass(frozen=True)
+class Group:
+    """The small columns of one row group, and where its pixels lie in a file that stays open as long as this lives."""
+
+    unit: Unit
+    handle: int
+    ids: list[str]
+    numbers: dict[str, NDArray[Any]]
+    dates: dict[str, list[NDArray[np.int32]]]
+    shapes: dict[str, list[list[int] | None]]
+    places: dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample on disk."""
+
+    group: Group
+    index: int
+
+    def __str__(self) -> str:
+        unit = self.group.unit
+        return f"shard {unit.path}, row group {unit.row_group}, sample {self.group.ids[self.index]}"
+
+
+class Source:
+    """One stream's samples on disk, and how rows become a batch; `pin` puts pixels into page-locked memory."""
+
+    def __init__(self, stream: Stream, *, pin: bool = False) -> None:
+        corpus = open_corpus(stream.corpus)
+        where = f"corpus {corpus.name}@{corpus.version}"
+        parts = list(corpus.parts(stream.split))
+        if not parts:
+            raise ValueError(
+                f"{where} has no sample in split {stream.split!r}; it has {corpus.counts().get('split', {})}"
+            )
+        self.units, self.rows = [unit for unit, _ in parts], [rows for _, rows in parts]
+        meta = corpus.meta()
+        self.sensors = {sensor.prefix: sensor for sensor in meta.sensors}
+        for layer in stream.layers:
+            if layer not in self.sensors:
+                raise ValueError(
+                    f"{where} has no layer {layer!r}; it has {', '.join(self.sensors)}: change the stream's layers"
+                )
+        self.layers, self.labels, self._pin = stream.layers, meta.labels, pin
+
+    def read(self, part: int, rows: Sequence[int]) -> Group:
+        """The small columns of a row group, checksums verified; the kernel is told which rows' pixels will be wanted."""
+        unit, labels = self.units[part], [f"label_{name}" for name in self.labels]
+        series = [f"{layer}_{column}" for layer in self.layers for column in ("dates", "shape")]
+        pixels = [f"{layer}_pixels" for layer in self.layers]
+        columns = ["sample_id", "region_id", "lon", "lat", *labels, *series]
+        found = read_group(unit.path, unit.row_group, columns, pixels, unit.footer_sha256)
+        table, places = found.table, {name: found.places[f"{name}_pixels"].tolist() for name in self.layers}
+        numbers = {name: table[name].fill_null(-1).to_numpy() for name in ("region_id", *labels)}
+        numbers |= {name: table[name].to_numpy() for name in ("lon", "lat")}
+        ids = table["sample_id"].to_pylist()
+        dates = {name: [_days(one) for one in table[f"{name}_dates"].to_pylist()] for name in self.layers}
+        shapes = {name: table[f"{name}_shape"].to_pylist() for name in self.layers}
+        handle = os.open(unit.path, os.O_RDONLY)
+        group = Group(unit, handle, ids, numbers, dates, shapes, places)
+        weakref.finalize(group, os.close, handle)
+        if hasattr(os, "posix_fadvise"):
+            for offset, size, _ in (places[name][row] for row in rows for name in self.layers):
+                os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
+        return group
+
+    def batch(self, rows: Sequence[Row], crew: Crew) -> Samples:
+        """Rows as one batch. Raises Corrupt and Missing, naming shard and sample."""
+
+        def column(name: str) -> Tensor:
+            return torch.from_numpy(np.array([row.group.numbers[name][row.index] for row in rows]))
+
+        return Samples(
+            ids=[row.group.ids[row.index] for row in rows],
+            layers={layer: self._pixels(layer, rows, crew) for layer in self.layers},
+            dates={
+                layer: _padded([row.group.dates[layer][row.index] for row in rows]) for layer in self.layers
+            },
+            labels={name: column(f"label_{name}").long() for name in self.labels},
+            lonlat=torch.stack([column("lon"), column("lat")], 1).float(),
+            region=column("region_id").long(),
+            bands={layer: self.sensors[layer].band_names for layer in self.layers},
+            nodata={layer: self.sensors[layer].nodata for layer in self.layers},
+        )
+
+    def _pixels(self, layer: str, rows: Sequence[Row], crew: Crew) -> Tensor:
+        shapes = [_shape(row, layer) for row in rows]
+        places = [row.group.places[layer][row.index] for row in rows]
+        sensor, longest = self.sensors[layer], max(shape[0] for shape in shapes)
+        batch = self._memory(
+            (len(rows), longest, *shapes[0][1:]), sensor.numpy_dtype, _pictures(rows[0], layer)
+        )
+        out, largest = batch.numpy(), max(size for _, size, _ in places)
+
+        def decode(numbers: range) -> None:
+            memory = np.empty(largest, np.uint8).data
+            for number in numbers:
+                times, row = shapes[number][0], rows[number]
+                if shapes[number][1:] != shapes[0][1:]:
+                    raise Corrupt(
+                        f"{row}: {layer} is {shapes[number][1:]}, others are {shapes[0][1:]} (bands, height, width); "
+                        "one stream needs one shape"
+                    )
+                out[number, times:] = sensor.nodata
+                try:
+                    blob = blobs.read(row.group.handle, places[number], memory)
+                    codec.unpack(blob, out[number, :times], picture)
+                except (Corrupt, ValueError) as error:
+                    raise Corrupt(f"{row}: {error}") from error
+
+        crew.share(decode, len(rows))
+        return batch
+
+    def _memory(self, shape: Sequence[int], dtype: np.dtype[Any], pictures: bool) -> Tensor:
+        """An empty batch (B, T, C, H, W); of pictures, bands are last in memory."""
+        batch, times, bands, height, width = shape
+        order = (batch, times, height, width, bands) if pictures else shape
+        if self._pin:
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            memory = torch.empty(tuple(order), dtype=kind, pin_memory=True)
+        else:
+            memory = torch.from_numpy(np.empty(order, dtype))  # in large pages, which torch.empty has not
+        return memory.permute(0, 1, 4, 2, 3) if pictures else memory
+
+
+def picture(file: bytes, mime: str) -> NDArray[np.uint8]:
+    """As `codec.picture`, through torchvision where that is faster by half and gives the same: JPEG in RGB."""
+    from torchvision.io import decode_jpeg
+
+    if mime == "image/jpeg":
+        try:
+            pixels = decode_jpeg(torch.frombuffer(bytearray(file), dtype=torch.uint8))
+        except RuntimeError:
+            return codec.picture(file, mime)
+        if len(pixels) == 3:
+            return pixels.permute(1, 2, 0).numpy()
+    return codec.picture(file, mime)
+
+
+def _pictures(row: Row, layer: str) -> bool:
+    """Whether a sample's pixels are kept as picture files. Damage here costs time, no more: it is found on reading."""
+    offset, size, _ = row.group.places[layer][row.index]
+    return codec.keeps_files(os.pread(row.group.handle, min(size, 64), offset))
+
+
+def _shape(row: Row, layer: str) -> tuple[int, ...]:
+    shape = row.group.shapes[layer][row.index]
+    if shape is None:
+        raise Missing(f"{row} has no {layer} pixels; leave the layer out of the stream's layers")
+    return tuple(shape)
+
+
+def _days(dates: Sequence[Any] | None) -> NDArray[np.int32]:
+    line = np.array(dates or [], "datetime64[D]")
+    return np.where(np.isnat(line), -1, line.astype(np.int64)).astype(np.int32)
+
+
+def _padded(series: Sequence[NDArray[np.int32]]) -> Tensor:
+    out = np.full((len(series), max(len(line) for line in series)), -1, np.int32)
+    for number, line in enumerate(series):
+        out[number, : len(line)] = line
+    return torch.from_numpy(out)
