@@ -81,7 +81,7 @@ class FolderSpec(Frozen):
     kind: Literal["pictures"] = "pictures"
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(default="1", min_length=1)
-    root: str
+    root: str = Field(min_length=1)
     labels: Literal["folders", "index", "none"] = "folders"
     depth: int = Field(default=1, ge=1, le=8)
     index: str = ""
@@ -218,9 +218,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> FolderSpec:
     A relative `root` in a file is relative to that file, as is one in the overrides to where the program runs.
     """
     if not name.endswith((".json", ".yaml", ".yml")):
-        return overridden(
-            FolderSpec.model_construct(**{"name": name}), overrides
-        )  # what it lacks, overrides give
+        return overridden(FolderSpec.model_construct(name=name, root="", license=""), overrides)
     path = Path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

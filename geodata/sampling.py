@@ -93,13 +93,17 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Candidates for some strata of one region: `wanted` of each, of which `have` are drawn before."""
+    """Candidates for some strata of one region: `wanted` of each, of which `have` are drawn before.
+
+    `used` (sorted) are the keys of the sites they took. Other streams' sites are of other ground or other strata.
+    """
 
     name: str
     region: str
     land: Ground
     wanted: Mapping[str, int]
     have: Mapping[str, Ints]
+    used: Ints
 
 
 def _extended(
@@ -111,9 +115,8 @@ def _extended(
     workers: int,
 ) -> Plan:
     """`before` with one round more that fills `wanted`, the counts of all rounds together."""
-    splits, used = Splits(spec, landcover), np.unique(lattice(spec.chip).keys(before.columns))
     streams = _streams(before, spec, landcover, wanted)
-    one = functools.partial(_draw, spec, landcover, splits, used, batch)
+    one = functools.partial(_draw, spec, landcover, Splits(spec, landcover), batch)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         drawn = list(pool.map(one, streams) if workers > 1 else map(one, streams))
     columns: list[Mapping[str, NDArray[Any]]] = [before.columns]
@@ -152,17 +155,24 @@ def _streams(
     asked = dict.fromkeys(stratum for strata in wanted.values() for stratum in strata)
     index = landcover.index(list(asked)) if isinstance(landcover, Indexed) else None
     boxes = {name: cells_of(spec, name, index, wanted) for name in asked} if index else {}
-    streams = []
+    keys, streams = lattice(spec.chip).keys(before.columns), []
     for region, strata in wanted.items():
-        have = {name: before.draws(region, name) for name in strata}
-        parts = {name: boxes[name][region] for name in strata if boxes}
-        if any(part is None for part in parts.values()) or not parts:
-            streams.append(_Stream(region, region, ground(spec, region, before.regions), strata, have))
-            continue
-        for name, part in parts.items():
-            land = ground(spec, region, before.regions, part)
+        mine = before.columns["cell"] == before.regions.index(region)
+        parts: dict[str, Float | None] = {name: boxes[name][region] for name in strata if boxes}
+        whole = not parts or any(part is None for part in parts.values())
+        for names in [tuple(strata)] if whole else [(name,) for name in strata]:
+            places = [STRATA.index(name) for name in names]
+            taken = keys[mine & np.isin(before.columns["stratum"], places)]
+            land = ground(spec, region, before.regions, None if whole else parts[names[0]])
             streams.append(
-                _Stream(f"{region}/{name}", region, land, {name: strata[name]}, {name: have[name]})
+                _Stream(
+                    name=region if whole else f"{region}/{names[0]}",
+                    region=region,
+                    land=land,
+                    wanted={name: strata[name] for name in names},
+                    have={name: before.draws(region, name) for name in names},
+                    used=np.sort(taken),
+                )
             )
     return streams
 
@@ -183,7 +193,6 @@ def _draw(
     spec: CorpusSpec,
     landcover: LandCover,
     splits: Splits,
-    used: Ints,
     batch: int | None,
     stream: _Stream,
 ) -> _Drawn:
@@ -191,7 +200,7 @@ def _draw(
 
     Starts after the last chip of the least advanced stratum that still wants some: all before it are `used`.
     """
-    land, wanted, have = stream.land, stream.wanted, stream.have
+    land, wanted, have, used = stream.land, stream.wanted, stream.have, stream.used
     left = {STRATA.index(name): count - len(have[name]) for name, count in wanted.items()}
     wanting = [name for name, count in wanted.items() if count > len(have[name])]
     start = min((int(have[name].max(initial=-1)) + 1 for name in wanting), default=0)
@@ -272,7 +281,9 @@ def _accept(keys: Ints, stratum: Ints, outcome: Ints, left: dict[int, int], used
     _, first = np.unique(keys[alive], return_index=True)
     new = np.zeros(len(alive), bool)
     new[first] = True
-    new &= ~np.isin(keys[alive], used)
+    if len(used):
+        nearest = np.minimum(np.searchsorted(used, keys[alive]), len(used) - 1)
+        new &= used[nearest] != keys[alive]
     outcome[alive[~new]] = _TAKEN
     for index, room in left.items():
         mine = np.flatnonzero(stratum[alive] == index)

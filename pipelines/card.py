@@ -26,6 +26,7 @@ from geodata.ledger import Line
 from geodata.manifest import Corpus, open_corpus
 from geodata.pictures import load_rejects
 from geodata.sensors import Sensor, sensor
+from geodata.transport import redacted
 from pipelines import charts
 from pipelines.evidence import (
     MOST_POINTS,
@@ -111,6 +112,16 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class Requests:
+    """What one service was asked while the corpus was made: requests, refusals for being too many, most at once."""
+
+    service: str
+    granted: int
+    throttled: int
+    peak: int
+
+
+@dataclass(frozen=True)
 class Card:
     """Everything the page says. A part that is empty is left out of the page."""
 
@@ -142,7 +153,7 @@ class Card:
     scenes: tuple[tuple[str, str, int], ...] = ()
     scene_count: int = 0
     environment: tuple[tuple[str, str], ...] = ()
-    requests: tuple[tuple[str, str, str], ...] = ()
+    requests: tuple[Requests, ...] = ()
     exported: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -593,18 +604,16 @@ def scenes_of(corpus: Corpus, sensors: Sequence[Sensor]) -> tuple[tuple[str, str
 def environment_of(values: Json) -> tuple[tuple[str, str], ...]:
     """Where and with what the corpus was made."""
     names = ("python", "platform", "cpus", "commit", "command", "started")
-    told = [(name, str(values[name])) for name in names if values.get(name)]
+    told = [(name, redacted(str(values[name]))) for name in names if values.get(name)]
     return tuple(told + [(name, str(version)) for name, version in (values.get("versions") or {}).items()])
 
 
-def requests_of(stage: Json) -> tuple[tuple[str, str, str], ...]:
-    """(endpoint, what, number) of what the governor counted while the corpus was made, as far as it was kept."""
-    found = stage.get("endpoints") or {}
+def requests_of(stage: Json) -> tuple[Requests, ...]:
+    """What the governor counted of each service while the corpus was made, as far as it was kept."""
+    found = stage.get("requests") or {}
     return tuple(
-        (str(endpoint), words(str(name)), f"{number:,}")
-        for endpoint, numbers in found.items()
-        for name, number in numbers.items()
-        if isinstance(number, int | float)
+        Requests(str(endpoint), *(int(numbers.get(name) or 0) for name in ("granted", "throttled", "peak")))
+        for endpoint, numbers in sorted(found.items())
     )
 
 

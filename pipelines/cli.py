@@ -371,6 +371,38 @@ def _scheduled(asked: dict[str, Any], home: Home, cron: str) -> None:
         )
 
 
+@app.command("import")
+def import_(
+    name: Annotated[str, typer.Argument(help="What the corpus is to be called, or a file with its spec.")],
+    folder: Annotated[
+        str | None, typer.Argument(help="Folder or zip of pictures; a file says so itself.")
+    ] = None,
+    overrides: Overrides = None,
+    root: Root = RUNS,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
+    ] = None,
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Take a folder or zip of pictures in as a corpus, labelled by its folders, by a table, or not at all.
+
+    Examples: `swath import million_aid ~/Million-AID depth=3 license="research only"` ·
+    `swath import eurosat ~/EuroSAT.zip labels=index index=index.csv split.kind=column license=MIT`
+    """
+    home = _prepared(root, tracking)
+    from geodata import folders
+    from pipelines import corpora, imports
+
+    changes = (*imports.place(folder), *(overrides or ()))
+    wanted = imports.wanted(folders.load(name, changes), home)
+    if corpora.sealed(wanted, reuse=reuse) is None:
+        imports.take_in(name, changes, str(home.root), workers, reuse)
+    else:
+        say(f"corpus {wanted.address} is sealed; nothing to do")
+    print(wanted.path)
+
+
 @app.command()
 def retry(
     name: Annotated[str, typer.Argument(help="A sealed corpus: NAME@VERSION.")],

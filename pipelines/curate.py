@@ -24,7 +24,7 @@ from geodata.files import write_atomic
 from geodata.letters import write_letters
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
-from pipelines import album, artifacts, estimate, fetch, refresh, tracking
+from pipelines import album, artifacts, card, estimate, fetch, refresh, tracking
 from pipelines.artifacts import Artifact
 from pipelines.corpora import rebuild, sealed, spec_of, wanted
 from pipelines.draft import Draft, Order
@@ -228,5 +228,6 @@ def plan_summary(plan: Plan, spec: CorpusSpec) -> dict[str, Any]:
 
 @task(cache_policy=NO_CACHE)
 def draw(corpus: Corpus, spec: CorpusSpec) -> None:
-    """Pictures for the report."""
+    """Pictures for the report, and the card."""
     album.draw(corpus, spec)
+    card.write(corpus.root)

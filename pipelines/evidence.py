@@ -173,9 +173,8 @@ def classes_of(
 
 def class_names(corpus: Corpus, notes: list[str]) -> Mapping[int, str]:
     """What the codes of the corpus's map mean: as the plan says, else by its table; else nothing, with a note."""
-    plan = read_json(corpus.root / "plan.json", notes) or corpus.plan
-    if plan.get("classes"):
-        return {int(code): str(name) for code, name in plan["classes"].items()}
+    if corpus.plan.get("classes"):
+        return {int(code): str(name) for code, name in corpus.plan["classes"].items()}
     options = (corpus.spec.get("landcover") or {}).get("options") or {}
     try:
         return class_table(str(options.get("table"))).codes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -27,7 +28,7 @@ from pipelines.progress import say
 from pipelines.settings import Home, environment
 from pipelines.stages import build_missing, drop_duplicates, numbers, publish, told
 
-__all__ = ["imported", "take_in", "wanted"]
+__all__ = ["imported", "place", "take_in", "wanted"]
 
 
 @flow(name="import", validate_parameters=False)
@@ -42,6 +43,14 @@ def take_in(
     home = Home.at(root)
     environment(home)
     return imported(folders.load(name, overrides), home, workers=workers, reuse=reuse).address
+
+
+def place(text: str | None) -> tuple[str, ...]:
+    """A folder or zip given on the command line as the override it is; an override given in its place stays one."""
+    if text is None:
+        return ()
+    path = Path(text).expanduser()
+    return (text,) if "=" in text and not path.exists() else (f"root={path.resolve()}",)
 
 
 def wanted(spec: FolderSpec, home: Home) -> Artifact:

@@ -33,10 +33,21 @@ from pipelines.settings import Home
 
 __all__ = ["Succession", "newest", "refreshed", "retried", "settle", "version_in"]
 
-LOOSE = ("version", "quotas", "rounds", "tries", "split")
+FIXED = (
+    "name",
+    "places",
+    "seed",
+    "chip",
+    "regions",
+    "region_layout",
+    "landcover",
+    "inland_km",
+    "split",
+    "shard_rows",
+)
+"""Settings that decide where chips are and in which shard, and so cannot change from version to version."""
+LOOSE = ("version", "quotas", "rounds", "tries")
 """Settings that have no part in which scenes a chip is made of."""
-FIXED = ("shard_rows", "split")
-"""Settings that decide which shard a chip is in, and so cannot change from version to version."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +122,12 @@ def refreshed(
     before = load_spec(parent.path / "manifest.json")
     if not keep_version:
         spec = under(spec, next_version(home, parent))
-    if spec.name != before.name or spec.place_id != before.place_id:
+    other = [key for key in FIXED if getattr(spec, key) != getattr(before, key)]
+    if other:
         raise ValueError(
-            f"{spec.address} has its chips elsewhere than {parent.address} (name, seed, chip, regions or map differ), "
-            "so it cannot go on from there; curate it anew"
+            f"{spec.address} differs from {parent.address} in {', '.join(other)}, so its chips lie elsewhere or in "
+            "other shards; leave that as it was, or curate it anew"
         )
-    for key in FIXED:
-        if getattr(spec, key) != getattr(before, key):
-            raise ValueError(
-                f"{key} of {parent.address} is {getattr(before, key)!r} and stays so in its successors"
-            )
     old, new = quotas(before), quotas(spec)
     fewer = [
         f"{stratum} in {region}"

@@ -53,7 +53,9 @@ def collect(study_dir: Path) -> Page:
     """Everything the page says, read from the study's folder. Raises ValueError when there is no such folder."""
     root = Path(study_dir)
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder: a report is made from the folder of a study, a corpus or a run")
+        raise ValueError(
+            f"{root} is no folder: a report is made from the folder of a study, a corpus or a run"
+        )
     notes: list[str] = []
     study = read_json(root / "study.json", notes) or infer(root)
     corpus = corpus_of(study, root, notes)

@@ -104,3 +104,32 @@ def swath(*arguments: object, background: bool = False, **variables: str) -> sub
     if not background:
         process.out, process.err = process.communicate(timeout=280)
     return process
+
+
+def make_served(folder: Path, url: str, *, count: int, concurrency: int = 6, **settings: object) -> Path:
+    """The path of a corpus spec over a stand-in for Earth Engine at `url`: two sensors, small chips, many requests."""
+    account = {"project": "stub-project", "url": url, "concurrency": concurrency}
+    spec = {
+        "name": "served",
+        "chip": {"gsd": 10.0, "size": 12, "spacing_m": 480.0},
+        "quotas": {"count": count, "shares": {"forest": 0.5, "farmland": 0.5}},
+        "regions": {"kind": "area", "name": "here", "bounds": [16.0, 47.0, 18.0, 48.5]},
+        "landcover": {"call": "sources.synthetic.landcover"},
+        "sensors": [
+            {
+                "sensor": sensor,
+                "source": {"call": f"sources.earth_engine.{sensor}", "options": account},
+                "period": period,
+                "dates": 2,
+            }
+            for sensor, period in (
+                ("sentinel2", "2020-05-01/2020-08-01"),
+                ("sentinel1", "2020-06-01/2020-07-01"),
+            )
+        ],
+        "shard_rows": 20,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "served.json"
+    path.write_text(json.dumps(spec | settings))
+    return path

@@ -109,7 +109,7 @@ TRAINING_ROWS = (
     ("worker",),
     ("__main__",),
 )
-FLOWS = ("curate", "prepare", "pretrain", "transfer", "study")
+FLOWS = ("curate", "imports", "prepare", "pretrain", "transfer", "study")
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,7 @@ class Feed:
         source = self._sources[name]
         waiting: list[tuple[Callable[[], Group], int]] = []
         for window in self._orders[name].slots(self.position[name], self._batch[name], slot):
-            wanted: dict[int, list[int]] = {}
-            for part, row in window:
-                wanted.setdefault(part, []).append(row)
-            groups = {part: crew.later(partial(source.read, part, rows)) for part, rows in wanted.items()}
+            groups = {part: crew.later(partial(source.read, part)) for part in {part for part, _ in window}}
             yield from (Row(group(), row) for group, row in waiting)
             waiting = [(groups[part], row) for part, row in window]
 
@@ -115,7 +112,7 @@ def once(stream: Stream, batch: int) -> Iterator[Samples]:
     def batches() -> Iterator[Samples]:
         held: list[Row] = []
         for part, rows in enumerate(source.rows):
-            group = source.read(part, rows.tolist())
+            group = source.read(part)
             held += [Row(group, row) for row in rows.tolist()]
             while len(held) >= batch:
                 yield source.batch(held[:batch], crew)

@@ -1,11 +1,12 @@
 """From rows of shards to batches: each sample is read, checked and decoded straight into its place in the batch.
 
 Nothing is stacked or copied afterwards, and no more than one compressed sample a thread is in memory beside the
-batches. Of a row group only the small columns are read ahead; its pixels are fetched by the kernel meanwhile.
+batches; of a row group only the small columns are.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -109,6 +110,26 @@ class Group:
     places: dict[str, list[list[int]]]
 
 
+class Memory:
+    """Memory of arrays that nobody holds any more, used again: new pages cost up to as much as decoding into them."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of anything, its own until it and all that looks into it are gone."""
+        size = math.prod(shape) * dtype.itemsize
+        try:
+            block = self._free.pop()
+        except IndexError:
+            block = np.empty(size, np.uint8)
+        if block.nbytes < size:
+            block = np.empty(size, np.uint8)
+        lent = np.frombuffer(block.data, dtype, math.prod(shape))
+        weakref.finalize(lent, self._free.append, block).atexit = False
+        return lent.reshape(shape)
+
+
 @dataclass(frozen=True)
 class Row:
     """One sample on disk."""
@@ -141,9 +162,10 @@ class Source:
                     f"{where} has no layer {layer!r}; it has {', '.join(self.sensors)}: change the stream's layers"
                 )
         self.layers, self.labels, self._pin = stream.layers, meta.labels, pin
+        self._batches, self._scratch = {layer: Memory() for layer in stream.layers}, Memory()
 
-    def read(self, part: int, rows: Sequence[int]) -> Group:
-        """The small columns of a row group, checksums verified; the kernel is told which rows' pixels will be wanted."""
+    def read(self, part: int) -> Group:
+        """The small columns of a row group, checksums verified. Raises Missing or Corrupt, naming the shard."""
         unit, labels = self.units[part], [f"label_{name}" for name in self.labels]
         series = [f"{layer}_{column}" for layer in self.layers for column in ("dates", "shape")]
         pixels = [f"{layer}_pixels" for layer in self.layers]
@@ -153,14 +175,11 @@ class Source:
         numbers = {name: table[name].fill_null(-1).to_numpy() for name in ("region_id", *labels)}
         numbers |= {name: table[name].to_numpy() for name in ("lon", "lat")}
         ids = table["sample_id"].to_pylist()
-        dates = {name: [_days(one) for one in table[f"{name}_dates"].to_pylist()] for name in self.layers}
+        dates = {name: _days(table[f"{name}_dates"]) for name in self.layers}
         shapes = {name: table[f"{name}_shape"].to_pylist() for name in self.layers}
         handle = os.open(unit.path, os.O_RDONLY)
         group = Group(unit, handle, ids, numbers, dates, shapes, places)
         weakref.finalize(group, os.close, handle)
-        if hasattr(os, "posix_fadvise"):
-            for offset, size, _ in (places[name][row] for row in rows for name in self.layers):
-                os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
         return group
 
     def batch(self, rows: Sequence[Row], crew: Crew) -> Samples:
@@ -186,13 +205,11 @@ class Source:
         shapes = [_shape(row, layer) for row in rows]
         places = [row.group.places[layer][row.index] for row in rows]
         sensor, longest = self.sensors[layer], max(shape[0] for shape in shapes)
-        batch = self._memory(
-            (len(rows), longest, *shapes[0][1:]), sensor.numpy_dtype, _pictures(rows[0], layer)
-        )
+        batch = self._empty(layer, (len(rows), longest, *shapes[0][1:]), _pictures(rows[0], layer))
         out, largest = batch.numpy(), max(size for _, size, _ in places)
 
         def decode(numbers: range) -> None:
-            memory = np.empty(largest, np.uint8).data
+            memory = self._scratch.empty((largest,), np.dtype("uint8")).data
             for number in numbers:
                 times, row = shapes[number][0], rows[number]
                 if shapes[number][1:] != shapes[0][1:]:
@@ -210,15 +227,15 @@ class Source:
         crew.share(decode, len(rows))
         return batch
 
-    def _memory(self, shape: Sequence[int], dtype: np.dtype[Any], pictures: bool) -> Tensor:
-        """An empty batch (B, T, C, H, W); of pictures, bands are last in memory."""
+    def _empty(self, layer: str, shape: Sequence[int], pictures: bool) -> Tensor:
+        """Memory for a batch (B, T, C, H, W); of pictures, bands are last in memory."""
         batch, times, bands, height, width = shape
-        order = (batch, times, height, width, bands) if pictures else shape
-        if self._pin:
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            memory = torch.empty(tuple(order), dtype=kind, pin_memory=True)
+        order = (batch, times, height, width, bands) if pictures else tuple(shape)
+        dtype = self.sensors[layer].numpy_dtype
+        if self._pin:  # torch uses such memory again by itself, once no copy out of it is under way
+            memory = torch.empty(order, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
         else:
-            memory = torch.from_numpy(np.empty(order, dtype))  # in large pages, which torch.empty has not
+            memory = torch.from_numpy(self._batches[layer].empty(order, dtype))
         return memory.permute(0, 1, 4, 2, 3) if pictures else memory
 
 
@@ -249,9 +266,12 @@ def _shape(row: Row, layer: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _days(dates: Sequence[Any] | None) -> NDArray[np.int32]:
-    line = np.array(dates or [], "datetime64[D]")
-    return np.where(np.isnat(line), -1, line.astype(np.int64)).astype(np.int32)
+def _days(dates: Any) -> list[NDArray[np.int32]]:
+    """An Arrow column of lists of dates as days since 1970-01-01, -1 where there is none."""
+    lists = dates.combine_chunks()
+    ends = lists.value_lengths().fill_null(0).to_numpy().cumsum()
+    days = lists.flatten().cast("int32").fill_null(-1).to_numpy()
+    return np.split(days, ends[:-1])
 
 
 def _padded(series: Sequence[NDArray[np.int32]]) -> Tensor:

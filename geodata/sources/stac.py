@@ -89,6 +89,13 @@ def planetary_computer(
     Raises ValueError for a collection or band that is not there.
     """
     product = _known(collection, PLANETARY_COMPUTER_PRODUCTS, "planetary_computer")
+    return opened(product, api, collection, tokens, sensor, bands)
+
+
+def opened(
+    product: Product, api: str, collection: str, tokens: str, sensor: str = "", bands: Sequence[str] = ()
+) -> StacSource:
+    """A collection whose assets need tokens; see `planetary_computer`."""
     service = tokens or os.environ.get("PC_SDK_SAS_URL") or PLANETARY_COMPUTER_TOKENS
     signer = Signer(service, os.environ.get("PC_SDK_SUBSCRIPTION_KEY", ""))
     return _source(product, Api.at(api, collection), sensor, bands, signer)

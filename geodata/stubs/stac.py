@@ -1,8 +1,9 @@
 """A stand-in for STAC APIs: a Planetary Computer with its tokens, and an Earth Search, over the synthetic Earth.
 
-Under `/pc/` lie Sentinel-2 L2A, Sentinel-1 RTC and an NAIP; their assets are opened only with a token from
-`/token/ACCOUNT/CONTAINER`. Under `/es/` lies Sentinel-2 with the other names of bands, open to all. Scenes are those of
-`sources.synthetic`, cut in tiles of 110 km, so every pixel that a client reads through all this can be held against it.
+Under `/pc/` lie Sentinel-2 L2A, Sentinel-1 RTC, an NAIP and a yearly land cover; their assets are opened only with a
+token from `/token/ACCOUNT/CONTAINER`. Under `/es/` lies Sentinel-2 with the other names of bands, open to all. Scenes are
+those of `sources.synthetic`, cut in tiles of 110 km, so every pixel that a client reads through all this can be held
+against it.
 
 Sentinel-2 comes in both conventions at once, as in the wild: acquisitions alternate between baseline 02.14 and 05.00,
 whose numbers carry 1,000 more (in `/pc/`; Earth Search has taken it off and says so), and every seventh is listed in both.
@@ -19,7 +20,7 @@ import threading
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
@@ -128,6 +129,15 @@ _COLLECTIONS = {
             ("USDA Farm Service Agency", "Esri", "Microsoft"),
         ),
         _Collection(
+            "pc",
+            "io-lulc-annual-v02",
+            "lc",
+            "ai4edataeuwest",
+            {"data": _Asset("", 10.0, "uint8", 0.0)},
+            "CC-BY-4.0",
+            ("Esri", "Impact Observatory", "Microsoft"),
+        ),
+        _Collection(
             "es",
             "sentinel-2-l2a",
             "s2",
@@ -228,6 +238,7 @@ class _Stac:
             "s1": synthetic.sentinel1(seed),
             "naip": synthetic.optical(seed, 1.0),
         }
+        self._map = synthetic.landcover(seed)
         self._lock = threading.Lock()
         self._rendered: OrderedDict[Any, tuple[NDArray[Any], NDArray[np.uint8] | None]] = OrderedDict()
         self._found = functools.lru_cache(maxsize=64)(self._search)
@@ -333,7 +344,10 @@ class _Stac:
     def _scenes(
         self, collection: _Collection, epsg: int, column: int, row: int, period: Period
     ) -> tuple[Scene, ...]:
-        """The synthetic scenes of a tile."""
+        """The synthetic scenes of a tile; of a map, one a year."""
+        if collection.kind == "lc":
+            days = [date(year, 1, 1) for year in range(period.first.year, period.last.year + 1)]
+            return tuple(Scene("map", "landcover", day, epsg, (0, 0, 0, 0)) for day in days if day in period)
         tile = _Item(collection, epsg, column, row, period.first)
         left, low, _, _ = tile.bounds
         middle = (left + collection.side / 2, low + collection.side / 2)
@@ -389,6 +403,12 @@ class _Stac:
                 "sat:relative_orbit": scene.get("relative_orbit"),
                 "sar:polarizations": ["VV", "VH"],
             }
+        elif collection.kind == "lc":
+            years = {
+                "start_datetime": f"{item.day}T00:00:00Z",
+                "end_datetime": f"{item.day.year + 1}-01-01T00:00:00Z",
+            }
+            properties |= {"datetime": None, **years}
         else:
             properties["gsd"] = finest
         assets = {}
@@ -456,6 +476,8 @@ class _Stac:
         step = round(grid.gsd / native)
         at_native = grid if step == 1 else grid.at(native)
         values, scl = self._pixels(item, at_native)
+        if item.collection.kind == "lc":
+            return values
         if asset.band == "SCL":
             assert scl is not None, "Sentinel-2 is classified"
             return scl[None, ::step, ::step]
@@ -479,7 +501,12 @@ class _Stac:
             if key in self._rendered:
                 self._rendered.move_to_end(key)
                 return self._rendered[key]
-        raster = self._sources[item.collection.kind].read(self._scene(item), grid)
+        if item.collection.kind == "lc":
+            raster = self._map.read(grid)
+            rangeland = np.isin(raster.values, (3, 6))  # the yearly series merges grass and scrub
+            raster = replace(raster, values=np.where(rangeland, np.uint8(11), raster.values))
+        else:
+            raster = self._sources[item.collection.kind].read(self._scene(item), grid)
         with self._lock:
             self._rendered[key] = raster.values, raster.scl
             if len(self._rendered) > _KEPT:

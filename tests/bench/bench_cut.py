@@ -474,9 +474,10 @@ def memory(folder: Path, chips: int) -> None:
             build_shard(shard, spec, Path(name))
             shard_path(Path(name), shard.name).unlink()
             if (done + len(shard.chips)) // step > done // step:
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+                blocks = cog.kept_bytes() / 1e6
                 print(
-                    f"{resident_mb():6.0f} MB after {done + len(shard.chips)} chips, {peak:.0f} MB at most so far"
+                    f"{resident_mb():6.0f} MB after {done + len(shard.chips)} chips, {blocks:.0f} MB of it decoded "
+                    f"blocks (at most {cog.BYTES / 1e6:.0f})"
                 )
             done += len(shard.chips)
 

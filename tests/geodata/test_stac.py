@@ -21,7 +21,7 @@ from geodata.quality import inside_share
 from geodata.radiometry import flags
 from geodata.sample import Sample
 from geodata.source import Address, Period
-from geodata.sources import cog, stac, stac_items, synthetic
+from geodata.sources import cog, stac, stac_items, stac_landcover, synthetic
 from geodata.spec import Area, ChipSpec, CorpusSpec, Quotas, SensorSpec
 from geodata.stubs import server
 from geodata.stubs import stac as stand_in
@@ -424,3 +424,17 @@ def test_the_price_is_near_what_is_asked(stub):
         source.read(scene, CHIP)
     asked = sum(stub.stats()["requests"].values())
     assert 0.4 < source.cost(2, CHIP).requests / asked < 2.5
+
+
+def test_the_map_of_a_year_is_the_synthetic_one_in_the_codes_of_the_series(stub):
+    cover = stac_landcover.planetary_computer(api=f"{stub.url}/pc", tokens=f"{stub.url}/token")
+    truth = synthetic.landcover(0).read(CHIP).values
+    expected = np.where(np.isin(truth, (3, 6)), 11, truth)
+    raster = cover.read(CHIP)
+    assert np.array_equal(raster.values, expected) and not raster.resampled
+    lon, lat = CHIP.lonlat()
+    rows, columns = np.array([3, 40, 61]), np.array([60, 5, 33])
+    assert np.array_equal(cover.at(lon[rows, columns], lat[rows, columns]), expected[0, rows, columns])
+    assert cover.classes.name == "esri_series"
+    with pytest.raises(ValueError, match="no map is called 'naip'"):
+        stac_landcover.planetary_computer("naip")

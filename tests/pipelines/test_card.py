@@ -266,6 +266,22 @@ def test_an_export_that_leaves_samples_out_has_no_card(corpus: Corpus, tmp_path:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_key_on_the_command_line_is_not_told(tmp_path: Path) -> None:
+    root = sealed(tmp_path, {"a": [sample(1)]}).root
+    command = "swath curate tiles url=https://tiles.example/{z}/{x}/{y}.png?key=hunter2secret"
+    (root / "environment.json").write_text(json.dumps({"started": "2026-02-03", "command": command}))
+    text = card.write(root).read_text()
+    assert "tiles.example" in text
+    assert "hunter2secret" not in text
+
+
+def test_what_services_were_asked_is_told(tmp_path: Path) -> None:
+    root = sealed(tmp_path, {"a": [sample(1)]}).root
+    counted = {"earth engine": {"limit": 40, "in_flight": 0, "peak": 39, "granted": 12345, "throttled": 6}}
+    (root / "stage.json").write_text(json.dumps({"requests": counted}))
+    assert {"earth engine", "12,345", "39"} <= cells(card.write(root).read_text())
+
+
 def test_the_command_says_what_it_wrote_and_refuses_in_one_sentence(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
