@@ -35,7 +35,7 @@ from geodata.shards import (
     write_shard,
 )
 from geodata.source import Address, ImagerySource, Served
-from geodata.sources import cog
+from geodata.sources import cog, earth_engine_account
 from geodata.spec import CorpusSpec
 
 UNAVAILABLE = "unavailable"
@@ -164,9 +164,10 @@ def opened_landcover(address: Address) -> LandCover:
 
 
 def reopen() -> None:
-    """Forget what was opened: a process may outlive a run, and what a source lists or a file holds may be new."""
+    """Forget what was opened: a process may outlive a run, and a listing, a file or an account may be another now."""
     _opened.cache_clear()
     cog.forget()
+    earth_engine_account.disconnect()
 
 
 @functools.lru_cache(maxsize=32)
