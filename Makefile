@@ -65,15 +65,18 @@ fmt: setup ## format and fix what can be fixed
 
 # The peers get an environment of their own that sees the locked one, so that torch is not installed twice.
 bench: setup ## ratios against peers, measured in one run
-	@if [ ! -f .venv-bench/.ready ]; then \
+	@wanted="$$(cksum < tests/bench/peers.txt)"; \
+	if [ "$$(cat .venv-bench/.ready 2>/dev/null)" != "$$wanted" ]; then \
 	  $(BIN)/python -m venv .venv-bench && \
 	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	    > "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/locked.pth" && \
 	  if .venv-bench/bin/python -m pip --disable-pip-version-check --no-input -q install -r tests/bench/peers.txt; then \
-	    touch .venv-bench/.ready; \
+	    echo "$$wanted" > .venv-bench/.ready; \
 	  else echo 'The peers could not be installed: the benchmark runs without them.' >&2; fi; \
 	fi
 	@$(BIN)/python tests/bench/bench_shards.py
+	@$(BIN)/python tests/bench/bench_cut.py
+	@$(BIN)/python tests/bench/bench_write.py --chips 5000
 
 drills: setup ## kill, fault and corruption drills; minutes each
 	@$(BIN)/python -m pytest -q -m drill

@@ -25,7 +25,7 @@ MEGABYTE = 2**20
 _HIDDEN = ("__MACOSX",)
 
 
-class Limits(Frozen):
+class Room(Frozen):
     """What may be read: members, megabytes of one file, gigabytes of all, and how much larger than the archive that is.
 
     Pictures are compressed already, so an archive of them hardly shrinks; 1032 is the most that Deflate can do.
@@ -50,7 +50,7 @@ class Files(Protocol):
 
 
 @contextmanager
-def opened(root: Path, limits: Limits) -> Iterator[Files]:
+def opened(root: Path, limits: Room) -> Iterator[Files]:
     """The files of a folder or a zip. Raises Missing when there is neither, Corrupt for a file that is no zip."""
     if root.is_dir():
         yield _Folder(root, limits)
@@ -67,7 +67,7 @@ def opened(root: Path, limits: Limits) -> Iterator[Files]:
 
 
 class _Folder:
-    def __init__(self, root: Path, limits: Limits) -> None:
+    def __init__(self, root: Path, limits: Room) -> None:
         self._root, self._limits = root, limits
 
     def sizes(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ class _Folder:
 
 
 class _Zip:
-    def __init__(self, root: Path, archive: zipfile.ZipFile, limits: Limits) -> None:
+    def __init__(self, root: Path, archive: zipfile.ZipFile, limits: Room) -> None:
         self._root, self._archive, self._limits = root, archive, limits
 
     def sizes(self) -> dict[str, int]:
@@ -120,7 +120,7 @@ def safe(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not odd
 
 
-def _problem(members: list[zipfile.ZipInfo], size: int, limits: Limits) -> str | None:
+def _problem(members: list[zipfile.ZipInfo], size: int, limits: Room) -> str | None:
     """Why an archive of `size` bytes is not to be read; None when it may be."""
     if len(members) > limits.members:
         return f"has {len(members):,} members, more than the {limits.members:,} allowed"
@@ -145,13 +145,13 @@ def _problem(members: list[zipfile.ZipInfo], size: int, limits: Limits) -> str |
     return None
 
 
-def _bounded(data: bytes, name: str, limits: Limits) -> bytes:
+def _bounded(data: bytes, name: str, limits: Room) -> bytes:
     if len(data) > _most(limits):
         raise Corrupt(f"{name} is larger than the {limits.file_mb:g} MB allowed for one file")
     return data
 
 
-def _most(limits: Limits) -> int:
+def _most(limits: Room) -> int:
     return int(limits.file_mb * MEGABYTE)
 
 

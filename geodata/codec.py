@@ -19,13 +19,14 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -153,12 +154,11 @@ def keeps_files(start: bytes) -> bool:
 def unpack(
     blob: bytes | memoryview | pa.Buffer,
     out: NDArray[Any] | None = None,
-    decode: Callable[[bytes, str], NDArray[np.uint8]] | None = None,
 ) -> NDArray[Any]:
     """The array in a blob, written into `out` (same shape and dtype) when it is given; contiguous is fastest.
 
-    For pictures memory in the order of their files, (height, width, 3), is faster; `decode` takes the place of
-    `picture`. Raises Corrupt when header, length or payload are wrong, ValueError when `out` does not fit.
+    For pictures memory in the order of their files, (height, width, 3), is: one JPEG is then decoded straight into it.
+    Raises Corrupt when header, length or payload are wrong, ValueError when `out` does not fit.
     """
     dtype, shape, codec, payload = _parse(memoryview(blob))
     if out is None:
@@ -166,9 +166,8 @@ def unpack(
     elif out.shape != shape or out.dtype != dtype:
         raise ValueError(f"a blob of {dtype} {shape} does not fit a buffer of {out.dtype} {out.shape}")
     if codec == _IMAGES:
-        decode = decode or picture
         for date, files in enumerate(_images(payload, shape[0])):
-            _stitch(([decode(tile, files.mime) for tile in row] for row in files.tiles), out[date])
+            _draw(files, out[date])
         return out
     if not out.flags.c_contiguous:
         np.copyto(out, unpack(blob))
@@ -188,6 +187,9 @@ def unpack(
 
 def picture(file: bytes, mime: str) -> NDArray[np.uint8]:
     """One picture file as RGB (height, width, 3). Raises Corrupt when it is none, or larger than Pillow allows."""
+    quick = _jpeg(file) if mime == "image/jpeg" else None
+    if quick is not None:
+        return quick
     with _image(file, mime) as image:
         plain = image.convert("RGBA") if "transparency" in image.info else image
         return np.asarray(plain.convert("RGB"))
@@ -236,6 +238,30 @@ def _image(file: bytes, mime: str) -> Iterator[Image.Image]:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise Corrupt(f"{len(file)} bytes are no whole picture of type {mime} ({error})") from error
+
+
+def _jpeg(file: bytes, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
+    """A whole colour JPEG as (height, width, 3), in `out` if given: as Pillow decodes it, in half the time.
+
+    None for any other file, or one that does not fit; what is wrong with it is for Pillow to say.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if colours not in ("YCbCr", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+            return None
+        if out is not None and out.shape != (height, width, 3):
+            return None
+        return np.asarray(simplejpeg.decode_jpeg(file, "RGB", buffer=out))
+    except ValueError:
+        return None
+
+
+def _draw(files: Encoded, out: NDArray[np.uint8]) -> None:
+    """A picture into its place (3, height, width). Raises Corrupt."""
+    place, first = out.transpose(1, 2, 0), files.tiles[0][0]
+    alone = files.mime == "image/jpeg" and len(files.tiles) == len(files.tiles[0]) == 1
+    if not (alone and place.flags.c_contiguous and _jpeg(first, place) is not None):
+        _stitch(([picture(tile, files.mime) for tile in row] for row in files.tiles), out)
 
 
 def _stitch(rows: Iterable[Sequence[NDArray[np.uint8]]], out: NDArray[np.uint8]) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import Field, model_validator
 
-from geodata.archive import Files, Limits, opened, safe
+from geodata.archive import Files, Room, opened, safe
 from geodata.errors import Corrupt
 from geodata.files import replacing, write_atomic
 from geodata.layout import SPLITS, Frozen, Metres, Split, sums_to_one
@@ -96,7 +96,7 @@ class FolderSpec(Frozen):
     duplicates: Literal["keep", "exact", "perceptual"] = "exact"
     near_bits: int = Field(default=2, ge=0, le=15)
     seed: int = 0
-    limits: Limits = Limits()
+    limits: Room = Room()
 
     @model_validator(mode="after")
     def _possible(self) -> FolderSpec:

@@ -26,13 +26,13 @@ ACCEPTED = Range(0.5, 0.8, 1.0)
 CPU_S = {"search": Range(0.001, 0.003, 0.02)}
 """CPU seconds of a search, of one chip through one sensor."""
 CPU_S_PER_MB = {
-    "decode": Range(0.01, 0.1, 0.4),
+    "decode": Range(0.005, 0.1, 0.4),
     "check": Range(0.01, 0.03, 0.1),
     "write": Range(0.01, 0.02, 0.05),
-    "verify": Range(0.005, 0.01, 0.02),
+    "verify": Range(0.002, 0.01, 0.02),
 }
-"""CPU seconds for a megabyte of pixels: decoding depends most on whether neighbours share the blocks that are decoded,
-0.01 where many do, 0.4 where none does."""
+"""CPU seconds for a megabyte of pixels. Decoding depends most on whether neighbours share the blocks of the files that
+are decoded: 0.4 where none does, 0.01 where many do, and as little for what comes without files."""
 
 EECU_S_PER_MILLION = Range(1.3, 3.2, 6.4)
 """EECU-seconds for a million values, which is 1 to 5 for a picture of 512 x 512 in three bands."""
@@ -247,7 +247,7 @@ def _part(chip: ChipSpec | TileSpec, given: SensorSpec, ground: Grid) -> Part:
 
 def _scenes_read(given: SensorSpec) -> Range:
     """Scenes whose pixels are read to keep so many dates; no more than the archive can have."""
-    if given.max_cloud >= 1.0 or given.picked.kind != "multispectral":
+    if given.max_cloud >= 1.0 or (given.picked.kind != "multispectral" and given.select != "clearest"):
         return Range.exactly(float(given.dates))
     period = given.period
     there = max(float(given.dates), (period.last - period.first).days / REVISIT_DAYS)

@@ -157,10 +157,10 @@ def write_shard(
     with replacing(path) as temporary:
         with pq.ParquetWriter(temporary, schema, **_layout()) as writer:
             for group in _groups(ordered, path.stem):
-                rows = [sample.to_row() for sample in group]
+                rows = [tally.row(sample) for sample in group]
                 writer.write_table(table(rows, meta), row_group_size=len(group))
                 index.add(temporary, rows)
-                tally.add(group, rows)
+                tally.close(group)
             if not tally.row_groups:
                 writer.write_table(schema.empty_table())
             writer.add_key_value_metadata({"content": _content(tally.entries)} | index.entry())
@@ -214,13 +214,19 @@ class _Tally:
     def __post_init__(self) -> None:
         self._count([])
 
-    def add(self, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> None:
-        """One row group."""
-        self.entries += [_entry(sample, row) for sample, row in zip(samples, rows, strict=True)]
+    def row(self, sample: Sample) -> dict[str, Any]:
+        """One sample as a row, and into the sums at once, while its pixels are still in the cache."""
+        row = sample.to_row()
+        sums = {prefix: Moments.of(layer) for prefix, layer in sample.layers.items()}
+        self.moments = add_moments([self.moments, {sample.split: sums}])
+        self.entries.append(_entry(sample, row))
+        self.splits += str(SPLITS.index(sample.split))
+        return row
+
+    def close(self, samples: Sequence[Sample]) -> None:
+        """A row group was written."""
         self.row_groups.append(len(samples))
         self._count(samples)
-        self.splits += "".join(str(SPLITS.index(sample.split)) for sample in samples)
-        self.moments = add_moments([self.moments, _moments(samples)])
         self.hrefs |= _hrefs(samples)
 
     def _count(self, samples: Sequence[Sample]) -> None:
@@ -289,12 +295,6 @@ def _hrefs(samples: Iterable[Sample]) -> dict[str, dict[str, str]]:
         for scene, bands in layer.hrefs.items()
     }
     return {scene: dict(sorted(bands.items())) for scene, bands in sorted(found.items())}
-
-
-def _moments(samples: Iterable[Sample]) -> dict[str, dict[str, Moments]]:
-    return add_moments(
-        {sample.split: {p: Moments.of(layer) for p, layer in sample.layers.items()}} for sample in samples
-    )
 
 
 def _footer(path: Path) -> bytes:

@@ -90,7 +90,9 @@ def make_ground(folder: Path, *, name: str = "tiny", **settings: object) -> Path
     return path
 
 
-def swath(*arguments: object, background: bool = False, **variables: str) -> subprocess.Popen[str]:
+def swath(
+    *arguments: object, background: bool = False, timeout: float = 280, **variables: str
+) -> subprocess.Popen[str]:
     """`swath ...` in a process of its own, in a session of its own; waited for unless `background`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
@@ -102,7 +104,7 @@ def swath(*arguments: object, background: bool = False, **variables: str) -> sub
         start_new_session=True,
     )
     if not background:
-        process.out, process.err = process.communicate(timeout=280)
+        process.out, process.err = process.communicate(timeout=timeout)
     return process
 
 

@@ -50,6 +50,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "rich": ("pipelines/",),
     "safetensors": ("training/",),
     "shapely": ("geodata/",),
+    "simplejpeg": ("geodata/codec.py",),
     "sqlalchemy": ("pipelines/tracking.py",),
     "timm": ("training/",),
     "torch": ("training/",),

@@ -28,6 +28,7 @@ Answer = NDArray[Any] | DataError
 
 MOST_BYTES, MOST_BANDS, MOST_PIXELS = 50_331_648, 1024, 32_768
 """What one request may have: uncompressed bytes (values and a byte each for their masks), bands, pixels a side."""
+_HEADER_CHARACTERS = 200 * MOST_BANDS  # numpy trusts 10,000, which the names of 300 bands exceed
 MARGIN = 1.2
 """Requests are planned this much smaller: the service counts some pixels more than once."""
 LEAST_PIXELS = 16
@@ -61,7 +62,7 @@ class Query:
 
     def _decoded(self, data: bytes, count: int, grid: Grid) -> list[NDArray[Any]]:
         try:
-            answer = np.load(io.BytesIO(data))
+            answer = np.load(io.BytesIO(data), max_header_size=_HEADER_CHARACTERS)
         except (ValueError, EOFError) as error:
             raise Unreadable(f"an answer of {len(data)} bytes that is no array") from error
         wanted = {f"{number}_{name}": np.dtype(kind) for number in range(count) for name, kind in self.fields}

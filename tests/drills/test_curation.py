@@ -1,5 +1,7 @@
 """Curation under SIGKILL and on a full disk: nothing lost, nothing double, no half shard that passes for whole."""
 
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -11,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground import REPOSITORY, make_ground, swath
+from ground import REPOSITORY, make_ground, make_served, swath
 
 from geodata.manifest import open_corpus
+from geodata.stubs import earth_engine as stand_in
+from geodata.stubs.server import serve
 from pipelines.settings import Home
 
 pytestmark = [pytest.mark.drill, pytest.mark.filterwarnings("default")]
 MANY = {"quotas": {"fixed": {"forest": 60, "farmland": 60, "urban": 60}}, "shard_rows": 3}
 SLOW = ("smoke", "quotas.count=90", "shard_rows=2", "rounds=1")
-KILLS = 5
+KILLS = 10
 
 
 def records(home: Home) -> int:
@@ -37,31 +41,54 @@ def checked(home: Home, name: str):
     return corpus
 
 
-def test_a_curation_killed_five_times_ends_with_the_pixels_of_an_undisturbed_one(tmp_path):
+def workers(run: subprocess.Popen[str]) -> list[int]:
+    """Process ids of Ray's workers of a run that build shards or wait for one; Linux tells of them in /proc."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_bytes()
+
+    def ours(pid: int) -> bool:
+        return pid == run.pid or (pid in parents and ours(parents[pid]))
+
+    return [pid for pid, name in names.items() if name.startswith(b"ray::") and ours(pid)]
+
+
+def test_a_curation_killed_ten_times_ends_with_the_pixels_of_an_undisturbed_one(tmp_path):
+    """Five times the driver with all it has started, five times one of its Ray workers, at random moments."""
     calm, rough = Home.at(tmp_path / "calm"), Home.at(tmp_path / "rough")
     undisturbed = swath("curate", *SLOW, "--root", calm.root)
     assert undisturbed.returncode == 0, undisturbed.err
     wanted = checked(calm, "smoke")
 
-    draw = random.Random()
-    seed = draw.randrange(10**6)
+    seed = random.Random().randrange(10**6)
     print(f"random moments of seed {seed}")
     draw = random.Random(seed)
-    moments = []
-    for fifth in range(KILLS):
-        run = swath("curate", *SLOW, "--root", rough.root, background=True)
-        target = int(len(wanted.records) * (fifth + 0.8 * draw.random()) / KILLS)
+    victims = draw.sample(["driver", "worker"] * (KILLS // 2), KILLS)
+    run, moments = None, []
+    for number, victim in enumerate(victims):
+        run = run or swath("curate", *SLOW, "--root", rough.root, background=True)
+        target = int(len(wanted.records) * 0.9 * (number + draw.random()) / KILLS)
         end = time.monotonic() + 120
-        while records(rough) < target and run.poll() is None and time.monotonic() < end:
+        there = workers if victim == "worker" else lambda _: True
+        while (records(rough) < target or not there(run)) and run.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         time.sleep(draw.random() * (6 if target == 0 else 0.2))
+        assert run.poll() is None, f"it had ended before kill {number} of a {victim}: {run.communicate()}"
+        moments.append((victim, records(rough)))
+        if victim == "worker":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(workers(run)), signal.SIGKILL)
+            continue
         os.killpg(run.pid, signal.SIGKILL)  # with the Prefect server that it started for itself
         run.communicate()
-        moments.append(records(rough))
-        assert run.returncode == -signal.SIGKILL, f"it had ended before the kill, with {moments[-1]} shards"
+        assert run.returncode == -signal.SIGKILL
+        run = None
     print(f"sealed shards at each kill: {moments} of {len(wanted.records)}")
-    last = swath("curate", *SLOW, "--root", rough.root)
-    assert last.returncode == 0, last.err
+    last = run or swath("curate", *SLOW, "--root", rough.root, background=True)
+    _, said = last.communicate(timeout=280)
+    assert last.returncode == 0, said
     found = checked(rough, "smoke")
     assert found.pixel_hashes() == wanted.pixel_hashes()
     assert [record.name for record in found.records] == [record.name for record in wanted.records]
@@ -70,6 +97,32 @@ def test_a_curation_killed_five_times_ends_with_the_pixels_of_an_undisturbed_one
     ]
     files = {path.stem for path in (found.root / "shards").glob("*.parquet")}
     assert files == {record.name for record in wanted.records}
+
+
+def test_a_thousand_chips_under_the_full_fault_script_are_those_of_a_run_without_faults(tmp_path):
+    """Two workers, 16 threads each, six requests at once allowed: the stand-in counts what it sees."""
+    with serve([stand_in.routes()]) as stub:
+        spec = make_served(tmp_path / "spec", stub.url, count=1000, concurrency=6, shard_rows=50)
+        homes = Home.at(tmp_path / "calm"), Home.at(tmp_path / "faults")
+        seen = []
+        for home, faults in zip(homes, ("none", "full"), strict=True):
+            stub.show(faults)
+            began = time.monotonic()
+            done = swath("curate", spec, "--root", home.root, timeout=600)
+            assert done.returncode == 0, done.err
+            seen.append(stub.stats())
+            print(f"{faults}: {time.monotonic() - began:.0f} s, {seen[-1]}")
+    calm, rough = (checked(home, "served") for home in homes)
+    assert rough.planned == rough.rows + sum(rough.rejected.values()) == 1000
+    assert rough.pixel_hashes() == calm.pixel_hashes()
+    assert rough.rejected == calm.rejected
+    assert {"429", "500", "503", "slow", "truncated", "closed", "memory", "size", "404"} == set(
+        seen[1]["faults"]
+    )
+    assert all(one["peak"]["ee"] <= 6 for one in seen)
+    (counted,) = json.loads((rough.root / "stage.json").read_text())["requests"].values()
+    assert counted["peak"] <= 6
+    print(f"governor: {counted}")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 from shelf import picture
 
 from geodata import archive, folders, manifest
-from geodata.archive import Limits
+from geodata.archive import Room
 from geodata.errors import Corrupt, Missing
 from geodata.folders import ByFolder, FolderPlan, FolderSpec, plan
 from geodata.intake import UNLABELLED, import_shard
@@ -314,7 +314,7 @@ def test_an_archive_not_to_be_trusted_is_refused_whole_and_by_name(tmp_path, mem
         for info, data in members:
             out.writestr(info, data)
     with pytest.raises(Corrupt, match=r"bad\.zip") as caught:
-        plan(spec(path, limits=Limits(members=5)))
+        plan(spec(path, limits=Room(members=5)))
     assert said in str(caught.value)
 
 
@@ -345,7 +345,7 @@ def test_a_damaged_member_and_one_too_large_are_counted_rejects(tmp_path):
     whole = bytearray(path.read_bytes())
     whole[whole.index(b"a/1.png") + 60] ^= 0xFF
     path.write_bytes(whole)
-    corpus = imported(spec(path, limits=Limits(file_mb=1.0)), tmp_path / "out")
+    corpus = imported(spec(path, limits=Room(file_mb=1.0)), tmp_path / "out")
     assert (corpus.rows, corpus.rejected) == (2, {"corrupt": 2})
     details = sorted(reject.detail for reject in corpus.rejects())
     assert "a/1.png in " in details[0] and "does not unpack" in details[0]
@@ -355,7 +355,7 @@ def test_a_damaged_member_and_one_too_large_are_counted_rejects(tmp_path):
 def test_a_folder_is_not_left_by_a_path(tmp_path):
     laid_out(tmp_path / "in", {"a/x.png": b"x"})
     (tmp_path / "secret.png").write_bytes(b"s")
-    with archive.opened(tmp_path / "in", Limits()) as found:
+    with archive.opened(tmp_path / "in", Room()) as found:
         assert found.sizes() == {"a/x.png": 1} and found.read("a/x.png") == b"x"
         with pytest.raises(Missing, match="lies outside"):
             found.read("../secret.png")

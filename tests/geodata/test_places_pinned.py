@@ -5,7 +5,9 @@ A digest that moves here moves every chip of a corpus that somebody may have bui
 
 import hashlib
 
-from geodata.corpus import demo, smoke
+import pytest
+
+from geodata.corpus import demo, load_spec, smoke, with_landcover
 from geodata.overrides import overridden
 from geodata.sampling import more, plan
 
@@ -40,3 +42,14 @@ def test_the_demo_has_the_chips_it_was_published_with(demo_wheel):
     splits = hashlib.sha256("\n".join(chip.split for chip in found.chips).encode()).hexdigest()
     assert splits[:16] == "2149063ce6186409"
     assert found.chips[0].weight == 0.8128331283312833
+
+
+@pytest.mark.real
+def test_rsrsd_5m_has_the_same_chips_on_the_coarse_map_of_the_world(shared_data):
+    """Draws from cells depend on which cells a map and the outlines of continents give, so these are pinned with them."""
+    texts = ["quotas.count=2000", 'quotas.fixed={"desert": 20, "ice": 20, "grassland": 20}']
+    path = shared_data / "landcover_glcnmo2008_third_degree" / "cover.tif"
+    spec = with_landcover(load_spec("rsrsd_5m", texts), path)
+    found = plan(spec, spec.landcover.open())
+    assert spec.place_id == "e1e4554d"
+    assert digest(found) == (2060, "deeeeb541f1d7c84")

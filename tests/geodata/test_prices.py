@@ -102,6 +102,7 @@ def test_no_more_scenes_are_read_than_the_archive_can_have():
     assert sensors["sentinel2"].read == prices.Range(64.0, 96.0, 366 / prices.REVISIT_DAYS)
     assert sensors["sentinel1"].read == prices.Range.exactly(32.0)
     assert sensors["optical"].kept == prices.Range(0.0, 0.5, 1.0)
+    assert sensors["optical"].read == prices.TRIED_DATES  # which of several is clearest, their pixels tell
 
 
 def test_which_addresses_mean_asking_a_service():

@@ -83,7 +83,7 @@ def test_an_expired_token_ends_the_run_at_once_with_a_remedy_and_the_same_comman
 def test_chips_that_were_never_answered_are_dead_letters_and_a_retry_brings_them(
     calm, stub, spec, home, capsys
 ):
-    """Some requests fail on every attempt: their chips, one in twenty, are unavailable."""
+    """A few searches fail on every attempt, so that their chips are unavailable."""
     stub.show([{"fault": "503", "match": "^ee search", "share": 0.02, "times": None}])
     cli.main(["curate", str(spec), "version=3", "--root", str(home.root)])
     corpus = open_corpus(home.place("corpus", "served", "3"))
