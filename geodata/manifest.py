@@ -35,7 +35,15 @@ from geodata.shards import (
 )
 
 FORMAT = "swath corpus manifest 2"
-BESIDE = ("spec.json", "environment.json", "plan.json", "plan.parquet")
+BESIDE = (
+    "spec.json",
+    "environment.json",
+    "plan.json",
+    "plan.parquet",
+    "since.json",
+    "diff.json",
+    "dead_letters.parquet",
+)
 """Files beside the manifest that say how the corpus came about: where they are, their hashes are sealed too."""
 
 

@@ -76,6 +76,7 @@ GEODATA_ROWS = (
     ("sampling", "choosing", "reading"),
     ("compose",),
     ("shards", "manifest"),
+    ("earlier", "letters", "twins"),
     ("build", "exports", "folders", "pictures", "stubs"),
     ("intake",),
     ("benchmarks", "pilot",),
