@@ -217,7 +217,8 @@ class Source:
                         f"{row}: {layer} is {shapes[number][1:]}, others are {shapes[0][1:]} (bands, height, width); "
                         "one stream needs one shape"
                     )
-                out[number, times:] = sensor.nodata
+                if times < longest:
+                    out[number, times:] = sensor.nodata
                 try:
                     blob = blobs.read(row.group.handle, places[number], memory)
                     codec.unpack(blob, out[number, :times])

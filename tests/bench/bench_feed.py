@@ -119,23 +119,20 @@ def feed(root: Path, layer: str, threads: int) -> Feed:
 
 
 def shares(root: Path, layer: str, blobs: Sequence[Any], threads: int, rounds: int) -> list[float]:
-    """Of each round, the decoder's CPU time over the feed's; a round is an epoch."""
-    bare, found = decoder(blobs), []
-    batches = feed(root, layer, threads)
-    size = batches.size("a") // BATCH
+    """Of each round, the decoder's CPU time over the feed's; a round is an epoch, in turns of one or four batches."""
+    bare, batches, found = decoder(blobs), feed(root, layer, threads), []
+    clock, turn = (settled, 4) if threads else (time.process_time, 1)
     with closing(iter(batches)) as taken:
         next(taken)
         for _ in range(rounds):
             alone = fed = 0.0
-            for step in range(0, size, 4):
-                began = settled()
-                bare(4 * BATCH)
-                between = settled()
-                for _ in islice(taken, min(4, size - step)):
+            for _ in range(batches.size("a") // BATCH // turn):
+                began = clock()
+                bare(turn * BATCH)
+                between = clock()
+                for _ in islice(taken, turn):
                     pass
-                ended = settled()
-                alone += (between - began) / (4 * BATCH)
-                fed += (ended - between) / (min(4, size - step) * BATCH)
+                alone, fed = alone + between - began, fed + clock() - between
             found.append(alone / fed)
     return found
 

@@ -52,7 +52,8 @@ def workers(run: subprocess.Popen[bytes]) -> list[int]:
     def ours(pid: int) -> bool:
         return pid == run.pid or (pid in parents and ours(parents[pid]))
 
-    return [pid for pid, name in names.items() if name.startswith(b"ray::") and ours(pid)]
+    builds = (b"ray::Map", b"ray::IDLE", b"ray::Read")
+    return [pid for pid, name in names.items() if name.startswith(builds) and ours(pid)]
 
 
 def begun(home: Home, log: Path) -> subprocess.Popen[bytes]:

@@ -11,34 +11,35 @@ from geodata.sampling import plan
 from geodata.shards import read_samples, shard_path
 from geodata.sources import cog
 
-EPSG, LEFT, TOP, SIDE, BLOCK = 32633, 600000.0, 5300040.0, 2048, 512
+EPSG, LEFT, TOP, BLOCK = 32633, 600000.0, 5300040.0, 256
+HEIGHT, WIDTH = 2 * BLOCK, 12 * BLOCK
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """One band of 2048 x 2048 at 10 m in 16 blocks over one class, and the spec of 120 chips anywhere in it."""
+    """One band at 20 m in 2 x 12 blocks over one class, and the spec of 120 chips anywhere in it."""
     folder = tmp_path_factory.mktemp("order")
-    pixels = np.random.default_rng(0).integers(1, 4000, (SIDE, SIDE), np.uint16)
+    pixels = np.random.default_rng(0).integers(1, 4000, (HEIGHT, WIDTH), np.uint16)
     profile = {"driver": "GTiff", "count": 1, "crs": f"EPSG:{EPSG}", "tiled": True}
     profile |= {"blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate"}
-    at = {"height": SIDE, "width": SIDE, "dtype": "uint16", "transform": Affine(10, 0, LEFT, 0, -10, TOP)}
+    at = {"height": HEIGHT, "width": WIDTH, "dtype": "uint16", "transform": Affine(20, 0, LEFT, 0, -20, TOP)}
     (folder / "scenes").mkdir()
-    with rasterio.open(folder / "scenes" / "a_20200604_B02.tif", "w", **profile, **at) as file:
+    with rasterio.open(folder / "scenes" / "a_20200604_B05.tif", "w", **profile, **at) as file:
         file.write(pixels, 1)
-    cover = {"height": 35, "width": 35, "dtype": "uint8", "transform": Affine(600, 0, LEFT, 0, -600, TOP)}
+    cover = {"height": 18, "width": 103, "dtype": "uint8", "transform": Affine(600, 0, LEFT, 0, -600, TOP)}
     with rasterio.open(
         folder / "cover.tif", "w", driver="GTiff", count=1, crs=f"EPSG:{EPSG}", **cover
     ) as file:
-        file.write(np.full((35, 35), 2, np.uint8), 1)
-    files = {"root": str(folder / "scenes"), "sensor": "sentinel2", "bands": ["B02"]}
+        file.write(np.full((18, 103), 2, np.uint8), 1)
+    files = {"root": str(folder / "scenes"), "sensor": "sentinel2", "bands": ["B05"]}
     spec = {
         "name": "order",
-        "chip": {"gsd": 10.0, "size": 64, "spacing_m": 120.0},
+        "chip": {"gsd": 10.0, "size": 64, "spacing_m": 240.0},
         "quotas": {"fixed": {"forest": 120}},
         "regions": {
             "kind": "area",
             "name": "a",
-            "bounds": [LEFT, TOP - 10 * SIDE, LEFT + 10 * SIDE, TOP],
+            "bounds": [LEFT, TOP - 20 * HEIGHT, LEFT + 20 * WIDTH, TOP],
             "epsg": EPSG,
         },
         "landcover": {
@@ -48,7 +49,7 @@ def scene(tmp_path_factory):
         "sensors": [
             {
                 "sensor": "sentinel2",
-                "bands": ["B02"],
+                "bands": ["B05"],
                 "source": {
                     "call": "sources.geotiff.files",
                     "options": files | {"pattern": "{a}_{date:%Y%m%d}_{band}.tif"},
@@ -77,17 +78,18 @@ def test_a_shard_decodes_few_blocks_twice_though_it_keeps_four(scene, tmp_path, 
     build_shard(shard, spec, tmp_path)
     touched = set()
     for chip in shard.chips:
-        row, col = (TOP - chip.grid.origin[1]) / 10, (chip.grid.origin[0] - LEFT) / 10
+        row, col = (TOP - chip.grid.origin[1]) // 20, (chip.grid.origin[0] - LEFT) // 20
         touched |= {
             (down // BLOCK * BLOCK, across // BLOCK * BLOCK)
-            for down in (row, row + 63)
-            for across in (col, col + 63)
+            for down in (row, row + 31)
+            for across in (col, col + 31)
         }
     assert set(decoded) == touched
     assert len(decoded) <= 2 * len(touched)  # in the order of the plan it is more than three times as many
     for sample in read_samples(shard_path(tmp_path, shard.name)):
-        row, col = round((TOP - sample.grid.origin[1]) / 10), round((sample.grid.origin[0] - LEFT) / 10)
-        assert np.array_equal(sample.layers["s2"].pixels[0, 0], pixels[row : row + 64, col : col + 64])
+        row, col = round((TOP - sample.grid.origin[1]) / 20), round((sample.grid.origin[0] - LEFT) / 20)
+        expected = pixels[row : row + 32, col : col + 32].repeat(2, 0).repeat(2, 1)
+        assert np.array_equal(sample.layers["s2"].pixels[0, 0], expected)
 
 
 def test_the_order_of_reading_is_an_order_of_all_chips_and_leaves_the_shard_as_planned(scene, tmp_path):
