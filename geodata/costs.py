@@ -107,7 +107,8 @@ def rate(amounts: Sequence[float], chips: Sequence[int], seed: int = 0) -> Range
     if len(given) < FEWEST:
         return Range(middle / UNSURE, middle, middle * UNSURE)
     chosen = np.random.default_rng(seed).integers(0, len(given), (_RESAMPLES, len(given)))
-    rates = given[chosen].sum(1) / counts[chosen].sum(1)
+    drawn = counts[chosen].sum(1)
+    rates = given[chosen].sum(1)[drawn > 0] / drawn[drawn > 0]
     low, high = (float(value) for value in np.quantile(rates, (0.025, 0.975)))
     return Range(min(low, middle), middle, max(high, middle))
 

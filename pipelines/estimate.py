@@ -326,16 +326,14 @@ def _only_what_is_measured(observations: Sequence[Observation], known: Assumed) 
 def _measured(observations: Sequence[Observation], known: Assumed) -> dict[str, Endpoint]:
     """Endpoints as the pilot met them: what they allow by their own sources, how long they take by the clock."""
     found: dict[str, Endpoint] = {}
-    requests, waited = (
-        _merged(one.requests for one in observations),
-        _merged(one.waited for one in observations),
-    )
+    names = sorted({name for one in observations for name in one.requests})
     allowed = {name: limits for one in observations for name, limits in one.allowed.items()}
     files = next((one for name, one in known.endpoints.items() if name == "image files"), None)
-    for name, count in requests.items():
+    for name in names:
         at_once, a_second = allowed.get(name, (files.concurrency, files.per_second) if files else (8, 50.0))
-        if count:
-            answer = costs.rate([waited[name]], [max(1, round(count))])
+        counts = [round(one.requests.get(name, 0.0)) for one in observations]
+        if sum(counts):
+            answer = costs.rate([one.waited.get(name, 0.0) for one in observations], counts)
             found[name] = Endpoint(at_once, a_second, answer)
     return found
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["any_date", "dihedral", "prepare", "random_resized_crop"]
 
+PADDING, UNDATED = -1, -2
+"""What stands in `Samples.dates` in place of a day: no acquisition, and one of unknown date."""
+
 
 @record_function("augment")
 def prepare(samples: Samples, inputs: Inputs, date: Tensor | None = None) -> Tensor:
@@ -50,8 +53,8 @@ def prepare(samples: Samples, inputs: Inputs, date: Tensor | None = None) -> Ten
 @record_function("augment")
 def any_date(samples: Samples, layer: str, generator: Generator | None = None) -> Tensor:
     """For each sample the index (B,) of one of its dates, drawn evenly; padding is never drawn."""
-    known = samples.dates[layer] >= 0  # (B, T)
-    return torch.multinomial(known.float(), 1, generator=generator).squeeze(1)
+    there = samples.dates[layer] != PADDING  # (B, T)
+    return torch.multinomial(there.float(), 1, generator=generator).squeeze(1)
 
 
 @record_function("augment")

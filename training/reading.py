@@ -6,6 +6,7 @@ batches; of a row group only the small columns are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import weakref
@@ -23,6 +24,7 @@ from geodata import blobs, codec
 from geodata.errors import Corrupt, Missing
 from geodata.manifest import Unit, open_corpus
 from geodata.shards import read_group
+from training.augment import PADDING, UNDATED
 from training.recipe import Stream
 
 __all__ = ["Crew", "Group", "Row", "Samples", "Source"]
@@ -33,8 +35,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Samples:
     """Raw samples of one stream. Layers (B, T, C, H, W) keep their stored dtype; `bands` and `nodata` say what they
-    hold. `dates` (B, T) are days since 1970-01-01, -1 where nobody states a date, or where a series was padded (with
-    nodata) to the longest. `lonlat` (B, 2) is nan for pictures that lie nowhere. Pictures keep the memory order of
+    hold. `dates` (B, T) are days since 1970-01-01, UNDATED where nobody states a date, PADDING where a series was filled
+    up (with nodata) to the longest. `lonlat` (B, 2) is nan for pictures that lie nowhere. Pictures keep the memory order of
     their files, bands last; `augment.prepare` turns them on the device."""
 
     ids: list[str]
@@ -172,7 +174,7 @@ class Source:
         columns = ["sample_id", "region_id", "lon", "lat", *labels, *series]
         found = read_group(unit.path, unit.row_group, columns, pixels, unit.footer_sha256)
         table, places = found.table, {name: found.places[f"{name}_pixels"].tolist() for name in self.layers}
-        numbers = {name: table[name].fill_null(-1).to_numpy() for name in ("region_id", *labels)}
+        numbers = {name: table[name].fill_null(UNDATED).to_numpy() for name in ("region_id", *labels)}
         numbers |= {name: table[name].to_numpy() for name in ("lon", "lat")}
         ids = table["sample_id"].to_pylist()
         dates = {name: _days(table[f"{name}_dates"]) for name in self.layers}
@@ -254,15 +256,16 @@ def _shape(row: Row, layer: str) -> tuple[int, ...]:
 
 
 def _days(dates: Any) -> list[NDArray[np.int32]]:
-    """An Arrow column of lists of dates as days since 1970-01-01, -1 where there is none."""
+    """An Arrow column of lists of dates as days since 1970-01-01, UNDATED where there is none."""
     lists = dates.combine_chunks()
-    ends = lists.value_lengths().fill_null(0).to_numpy().cumsum()
-    days = lists.flatten().cast("int32").fill_null(-1).to_numpy()
-    return np.split(days, ends[:-1])
+    days = lists.values.to_numpy(zero_copy_only=False).astype("datetime64[D]")
+    numbers = np.where(np.isnat(days), -1, days.astype(np.int64)).astype(np.int32)
+    ends = lists.offsets.to_numpy().tolist()
+    return [numbers[first:last] for first, last in itertools.pairwise(ends)]
 
 
 def _padded(series: Sequence[NDArray[np.int32]]) -> Tensor:
-    out = np.full((len(series), max(len(line) for line in series)), -1, np.int32)
+    out = np.full((len(series), max(len(line) for line in series)), PADDING, np.int32)
     for number, line in enumerate(series):
         out[number, : len(line)] = line
     return torch.from_numpy(out)

@@ -16,6 +16,7 @@ highest, over a corpus in one shard and one of four times as many samples in one
 
 import argparse
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -46,9 +47,11 @@ from geodata.shards import save_record, shard_path, write_shard
 from training.feed import Feed
 from training.recipe import Stream
 
-BATCH, DIFFERENT = 16, 24
+BATCH = 16
+DIFFERENT = {"cubes": 128, "jpegs": 64}  # more than a processor's caches hold
 AIMS = {("cubes", 0): 0.90, ("cubes", 2): 0.75, ("jpegs", 0): 0.95, ("jpegs", 2): 0.95}
 MOST_MB = 750
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def photo(rng: np.random.Generator, size: int = 512) -> codec.Encoded:
@@ -66,17 +69,17 @@ def picture(files: codec.Encoded, pixels: np.ndarray, number: int) -> Sample:
 
 
 def corpus(root: Path, kind: str, count: int, *, shards: int) -> tuple[Path, list[Any]]:
-    """A sealed corpus of so many samples, of which `DIFFERENT` differ; and those blobs."""
-    rng = np.random.default_rng(0)
+    """A sealed corpus of so many samples, some of which come again and again; and all that differ, as blobs."""
+    rng, different = np.random.default_rng(0), min(count, DIFFERENT[kind])
     if kind == "cubes":
-        cubes = [cube(SENTINEL2, 128, rng) for _ in range(DIFFERENT)]
+        cubes = [cube(SENTINEL2, 128, rng) for _ in range(different)]
         known, blobs = SENTINEL2, [codec.pack(pixels) for pixels in cubes]
-        samples = [chip(SENTINEL2, cubes[number % DIFFERENT], number) for number in range(count)]
+        samples = [chip(SENTINEL2, cubes[number % different], number) for number in range(count)]
     else:
-        files = [photo(rng) for _ in range(DIFFERENT)]
+        files = [photo(rng) for _ in range(different)]
         shown = [codec.decoded(one)[None] for one in files]
         known, blobs = PHOTO, [codec.pack_images([one], (1, 3, 512, 512)) for one in files]
-        samples = [picture(files[n % DIFFERENT], shown[n % DIFFERENT], n) for n in range(count)]
+        samples = [picture(files[n % different], shown[n % different], n) for n in range(count)]
     records = []
     for number in range(shards):
         path = shard_path(root, f"part-{number}")
@@ -101,15 +104,29 @@ def settled() -> float:
 def decoder(blobs: Sequence[Any]) -> Callable[[int], None]:
     """Unpacks so many blobs into one array; pictures into the order in which their files have them."""
     dtype, shape = codec.describe(blobs[0])
-    if shape[1] == 3:
-        times, bands, height, width = shape
+    times, bands, height, width = shape
+    out = np.empty(shape, dtype)
+    if codec.keeps_files(bytes(blobs[0][:64])):
         out = np.empty((times, height, width, bands), dtype).transpose(0, 3, 1, 2)
-    else:
-        out = np.empty(shape, dtype)
+    turn = itertools.cycle(blobs)
 
     def run(count: int) -> None:
-        for number in range(count):
-            codec.unpack(blobs[number % len(blobs)], out)
+        for blob in islice(turn, count):
+            codec.unpack(blob, out)
+
+    return run
+
+
+def library(blobs: Sequence[Any]) -> Callable[[int], None]:
+    """The faster of the decoders of torchvision and Pillow, from a JPEG to an array or tensor of its own."""
+    from torchvision.io import decode_jpeg
+
+    files = [codec.images(blob)[0].tiles[0][0] for blob in blobs]
+    turn = itertools.cycle(torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files)
+
+    def run(count: int) -> None:
+        for file in islice(turn, count):
+            decode_jpeg(file)
 
     return run
 
@@ -118,9 +135,9 @@ def feed(root: Path, layer: str, threads: int) -> Feed:
     return Feed({"a": Stream(corpus=str(root), layers=(layer,))}, {"a": BATCH}, 0, threads=threads)
 
 
-def shares(root: Path, layer: str, blobs: Sequence[Any], threads: int, rounds: int) -> list[float]:
+def shares(root: Path, layer: str, bare: Callable[[int], None], threads: int, rounds: int) -> list[float]:
     """Of each round, the decoder's CPU time over the feed's; a round is an epoch, in turns of one or four batches."""
-    bare, batches, found = decoder(blobs), feed(root, layer, threads), []
+    batches, found = feed(root, layer, threads), []
     clock, turn = (settled, 4) if threads else (time.process_time, 1)
     with closing(iter(batches)) as taken:
         next(taken)
@@ -224,7 +241,7 @@ PEERS = {"WebDataset": webdataset_reader, "LitData": litdata_reader, "MosaicML M
 
 def peer(name: str, kind: str, count: int, workers: int, folder: Path) -> float:
     """A peer's share of the bare decoder, in this process and its workers, over one pass."""
-    _, blobs = corpus(folder / "ours", kind, DIFFERENT, shards=1)
+    _, blobs = corpus(folder / "ours", kind, DIFFERENT[kind], shards=1)
     place = folder / "theirs"
     place.mkdir()
     read = PEERS[name](blobs, count, place)
@@ -249,7 +266,14 @@ def peers(kind: str, count: int) -> Iterator[tuple[str, int, float]]:
     for name in PEERS:
         for workers in (0, 2):
             command = [str(PEERS_PYTHON), __file__, "--peer", name, kind, str(count), str(workers)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
             if done.returncode:
                 print(f"({name} failed: {done.stderr.strip().splitlines()[-1:]})", file=sys.stderr)
                 break
@@ -279,11 +303,14 @@ def main() -> int:
             root, blobs = corpus(folder / kind, kind, count, shards=2)
             size = sum(map(len, blobs)) / len(blobs) / 1e6
             print(f"{count} {kind} of {size:.2f} MB, batches of {BATCH}; share of the bare decoder")
-            for threads in (0, 2):
-                found = shares(root, layer, blobs, threads, options.rounds)
-                where = f"swath, decoded in {threads} threads" if threads else "swath, decoded in process"
+            decoders = {"our own": decoder(blobs)}
+            if kind == "jpegs":
+                decoders["torchvision's"] = library(blobs)
+            for threads, (whose, bare) in itertools.product((0, 2), decoders.items()):
+                found = shares(root, layer, bare, threads, options.rounds)
+                how = f"in {threads} threads" if threads else "in process"
                 print(
-                    f"  {where:32s} {statistics.median(found):5.2f} (aim {AIMS[kind, threads]:.2f}; "
+                    f"  swath, {how:12s} of {whose:14s} {statistics.median(found):5.2f} (aim {AIMS[kind, threads]:.2f}; "
                     f"{min(found):.2f} to {max(found):.2f})",
                     flush=True,
                 )

@@ -124,6 +124,12 @@ def test_two_pieces_tell_no_spread_so_a_stated_factor_stands_in():
         costs.rate([], [])
 
 
+def test_pieces_in_which_nothing_was_counted_still_add_their_amounts():
+    found = costs.rate([6.0, 0.0, 3.0], [3, 0, 0])
+    assert found.middle == 3.0
+    assert 2.0 <= found.low <= found.high
+
+
 def observed(**changes):
     values = {
         "tried": {"forest": 3, "urban": 1},
