@@ -14,22 +14,44 @@ import base64
 import json
 import mmap
 import os
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from geodata import codec
 from geodata.errors import Corrupt
-
-Places = NDArray[np.uint64]
-"""(rows, 3): for each blob the byte it begins at, its size and its XXH3; all 0 where a value is missing."""
 
 _KEY = b"blobs"
 _HEAD = 64  # bytes by which a blob is looked for; whether it was found says the checksum
+
+
+class Blob(NamedTuple):
+    """Where a blob lies in its file, and what one must know to make room for it; `size` 0: the value is missing.
+
+    `files` says that it keeps pictures as the files they came in; the rest is the shape it unpacks to.
+    """
+
+    offset: int
+    size: int
+    xxh3: int
+    files: bool
+    dates: int
+    bands: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(dates, bands, height, width)."""
+        return self[4:]
+
+
+_PLACE = struct.Struct("<QQQ?4I")
+_MISSING = Blob(0, 0, 0, False, 0, 0, 0, 0)
 
 
 class Index:
@@ -43,47 +65,49 @@ class Index:
         """Find the blobs of a row group that was just written. Raises ValueError when one is not there."""
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as file:
             for name, groups in self._groups.items():
-                places = np.zeros((len(rows), 3), "<u8")
-                for number, row in enumerate(rows):
-                    if (blob := row.get(name)) is not None:
-                        places[number] = _find(file, blob, self._end)
-                        self._end = int(places[number, :2].sum())
-                groups.append(base64.b64encode(places.tobytes()).decode())
+                places = []
+                for row in rows:
+                    blob = row.get(name)
+                    places.append(_MISSING if blob is None else _find(file, blob, self._end))
+                    self._end = max(self._end, places[-1].offset + places[-1].size)
+                groups.append(base64.b64encode(b"".join(_PLACE.pack(*one) for one in places)).decode())
 
     def entry(self) -> dict[str, str]:
         """What the footer says of it."""
         return {_KEY.decode(): json.dumps(self._groups, separators=(",", ":"))}
 
 
-def _find(file: mmap.mmap, blob: pa.Buffer, start: int) -> tuple[int, int, int]:
+def _find(file: mmap.mmap, blob: pa.Buffer, start: int) -> Blob:
     head, size, digest, at = bytes(memoryview(blob)[:_HEAD]), len(blob), xxh3_64_intdigest(blob), start
     with memoryview(file) as whole:
         while (at := file.find(head, at)) >= 0:
             with whole[at : at + size] as found:
                 if xxh3_64_intdigest(found) == digest:
-                    return at, size, digest
+                    dates, bands, height, width = codec.describe(blob)[1]
+                    return Blob(at, size, digest, codec.keeps_files(head), dates, bands, height, width)
             at += 1
     raise ValueError(
         f"a blob of {size} bytes is not in the file as it was given; Parquet must not compress it"
     )
 
 
-def from_footer(metadata: Mapping[bytes, bytes], row_group: int, columns: Iterable[str]) -> dict[str, Places]:
-    """Places in one row group by column. Raises Corrupt where the metadata have none."""
+def from_footer(
+    metadata: Mapping[bytes, bytes], row_group: int, columns: Iterable[str]
+) -> dict[str, list[Blob]]:
+    """The blobs of one row group by column. Raises Corrupt where the metadata do not know them."""
     try:
         known = json.loads(metadata[_KEY])
-        return {
-            name: np.frombuffer(base64.b64decode(known[name][row_group]), "<u8").reshape(-1, 3)
-            for name in columns
-        }
-    except (KeyError, IndexError, ValueError) as error:
+        places = {name: base64.b64decode(known[name][row_group]) for name in columns}
+        return {name: [Blob(*one) for one in _PLACE.iter_unpack(some)] for name, some in places.items()}
+    except (KeyError, IndexError, ValueError, struct.error) as error:
         raise Corrupt(f"the footer does not say where the blobs lie ({error})") from error
 
 
-def read(handle: int, place: Sequence[int], memory: memoryview) -> memoryview:
+def read(handle: int, blob: Blob, memory: memoryview) -> memoryview:
     """One blob of an open file, in the first bytes of `memory`. Raises Corrupt when it is not as it was written."""
-    offset, size, digest = place
-    blob = memory[:size]
-    if os.preadv(handle, [blob], offset) != size or xxh3_64_intdigest(blob) != digest:
-        raise Corrupt(f"the {size} bytes from {offset} do not match their checksum; fetch the shard again")
-    return blob
+    found = memory[: blob.size]
+    if os.preadv(handle, [found], blob.offset) != blob.size or xxh3_64_intdigest(found) != blob.xxh3:
+        raise Corrupt(
+            f"the {blob.size} bytes from {blob.offset} do not match their checksum; fetch the shard again"
+        )
+    return found

@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geodata import blobs, census
+from geodata import census
+from geodata.blobs import Blob, Index, from_footer
 from geodata.errors import Corrupt, Missing
 from geodata.files import file_sha256, replacing, stamped, unstamped, write_atomic
 from geodata.moments import Moments, Statistics, add_moments
@@ -153,7 +154,7 @@ def write_shard(
     """
     ordered = sorted(samples, key=lambda one: one.sample_id) if isinstance(samples, Sequence) else samples
     schema, tally = meta.schema(), _Tally()
-    index = blobs.Index([f"{known.prefix}_pixels" for known in meta.sensors])
+    index = Index([f"{known.prefix}_pixels" for known in meta.sensors])
     with replacing(path) as temporary:
         with pq.ParquetWriter(temporary, schema, **_layout()) as writer:
             for group in _groups(ordered, path.stem):
@@ -353,19 +354,19 @@ def read_table(
 
 @dataclass(frozen=True)
 class Group:
-    """One row group: its small columns in memory, and where its blobs lie in the file (see `blobs.Places`)."""
+    """One row group: some columns in memory, and of some columns of blobs where they lie in the file."""
 
     table: pa.Table
-    places: Mapping[str, blobs.Places]
+    blobs: Mapping[str, list[Blob]]
 
 
 def read_group(
-    path: Path, row_group: int, columns: Sequence[str], places: Sequence[str], footer_sha256: str
+    path: Path, row_group: int, columns: Sequence[str], pixels: Sequence[str], footer_sha256: str
 ) -> Group:
-    """One row group with only the places of some columns of blobs; otherwise as `read_table`."""
+    """One row group without its pixels, of which only the places are read; otherwise as `read_table`."""
     with _opened(path, footer_sha256) as file:
         try:
-            found = blobs.from_footer(file.metadata.metadata or {}, row_group, places)
+            found = from_footer(file.metadata.metadata or {}, row_group, pixels)
         except Corrupt as error:
             raise Corrupt(f"shard {path}: {error}; {_AGAIN}") from error
         return Group(_row_group(file, path, row_group, columns), found)

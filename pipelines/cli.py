@@ -120,7 +120,8 @@ def plan(
     overrides: Overrides = None,
     landcover: Landcover = None,
     pilot: Annotated[
-        int, typer.Option("--pilot", metavar="N", min=0, help="Build N chips first, and measure what they take.")
+        int,
+        typer.Option("--pilot", metavar="N", min=0, help="Build N chips first, and measure what they take."),
     ] = 0,
     budget: Budget = None,
     cluster: Annotated[
@@ -128,10 +129,14 @@ def plan(
         typer.Option("--cluster", metavar="KEY=VALUE,...", help="Machines and prices: nodes=8,vcpus=32 ..."),
     ] = None,
     root: Root = RUNS,
-    workers: Annotated[int | None, typer.Option("--workers", help="Threads that draw; default all CPUs.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Threads that draw; default all CPUs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="With `pretrain`: how many GPUs.")] = 1,
-    memory: Annotated[str, typer.Option("--memory", help="With `pretrain`: memory of each, as in 80GB.")] = "80GB",
+    memory: Annotated[
+        str, typer.Option("--memory", help="With `pretrain`: memory of each, as in 80GB.")
+    ] = "80GB",
 ) -> None:
     """What a corpus would take: points and shortfalls, requests, bytes, time and money, before anything is asked of anyone.
 
@@ -149,7 +154,9 @@ def plan(
         return
     from pipelines import estimate
 
-    found, limits = estimate.asked(name, overrides or (), landcover, pilot, cluster, budget, Home.at(root), workers)
+    found, limits = estimate.asked(
+        name, overrides or (), landcover, pilot, cluster, budget, Home.at(root), workers
+    )
     print(json.dumps(found.as_dict() | {"budget": limits}, indent=2) if as_json else estimate.render(found))
     estimate.held_to(found, limits)
 
@@ -521,7 +528,9 @@ def pretrain(
 def profile(
     name: Annotated[str, typer.Argument(help="A recipe: mae.smoke, package.module.function, or a file.")],
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to look at, after three of warming up.")] = 10,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Steps to look at, after three of warming up.")
+    ] = 10,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the files go.")] = Path("profile"),
     gpu: Gpu = False,
 ) -> None:
@@ -635,7 +644,8 @@ def report(
 def export(
     name: Annotated[str, typer.Argument(help="A corpus (NAME or NAME@VERSION), its folder or its manifest.")],
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FOLDER", help="Where to; default: the corpus's own folder.")
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="Where to; default: the corpus's own folder."),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="geoparquet, stac, croissant or all.", metavar="FORMAT")
@@ -668,7 +678,8 @@ def stub(
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Port on this machine; 0 takes a free one.")] = 8750,
     faults: Annotated[
-        str, typer.Option("--faults", metavar="SCRIPT", help="none, full, expired, restricted, or a JSON file.")
+        str,
+        typer.Option("--faults", metavar="SCRIPT", help="none, full, expired, restricted, or a JSON file."),
     ] = "none",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the synthetic Earth that they show.")] = 0,
 ) -> None:

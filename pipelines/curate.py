@@ -36,7 +36,6 @@ from pipelines.stages import build_missing, drop_duplicates, numbers, publish, t
 __all__ = ["curate", "curated", "regenerate", "retry"]
 
 
-
 @flow(name="curate", validate_parameters=False)
 def curate(
     name: str,
@@ -63,9 +62,7 @@ def curate(
     versioned = any(text.startswith("version=") for text in overrides)
     since = refresh.newest(home, since) if onward else since
     spec, succession = refresh.refreshed(spec, since, home, keep_version=versioned)
-    return curated(
-        spec, home, workers=workers, reuse=reuse, succession=succession, budget=budget
-    ).address
+    return curated(spec, home, workers=workers, reuse=reuse, succession=succession, budget=budget).address
 
 
 @flow(name="regenerate", validate_parameters=False)

@@ -61,7 +61,18 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 
 # What training may know of geodata: values and shards, never sources.
-TRAINING_READS = ("sample", "shards", "manifest", "moments", "files", "sensors", "codec", "blobs", "errors", "benchmarks")
+TRAINING_READS = (
+    "sample",
+    "shards",
+    "manifest",
+    "moments",
+    "files",
+    "sensors",
+    "codec",
+    "blobs",
+    "errors",
+    "benchmarks",
+)
 
 # Inside a package a module imports from its own row or the rows above it.
 GEODATA_ROWS = (
@@ -69,7 +80,19 @@ GEODATA_ROWS = (
     ("transport",),
     ("grid", "sensors", "codec", "blobs", "radiometry", "likeness"),
     ("source", "classes", "contamination", "landcover", "webmercator"),
-    ("archive", "earth", "sources", "layout", "spec", "published", "continents", "sample", "moments", "preview", "quality"),
+    (
+        "archive",
+        "earth",
+        "sources",
+        "layout",
+        "spec",
+        "published",
+        "continents",
+        "sample",
+        "moments",
+        "preview",
+        "quality",
+    ),
     ("alignment", "census", "prices", "quotas", "lattice"),
     ("corpus", "chips", "ledger", "sites"),
     ("splits",),
@@ -79,7 +102,10 @@ GEODATA_ROWS = (
     ("earlier", "letters", "twins"),
     ("build", "exports", "folders", "pictures", "stubs"),
     ("intake",),
-    ("benchmarks", "pilot",),
+    (
+        "benchmarks",
+        "pilot",
+    ),
 )
 LEAVES = (
     "feed",

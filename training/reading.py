@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geodata import blobs, codec
+from geodata import codec
+from geodata.blobs import Blob, read
 from geodata.errors import Corrupt, Missing
 from geodata.manifest import Unit, open_corpus
 from geodata.shards import read_group
@@ -108,8 +109,7 @@ class Group:
     ids: list[str]
     numbers: dict[str, NDArray[Any]]
     dates: dict[str, list[NDArray[np.int32]]]
-    shapes: dict[str, list[list[int] | None]]
-    places: dict[str, list[list[int]]]
+    blobs: Mapping[str, list[Blob]]
 
 
 class Memory:
@@ -169,18 +169,23 @@ class Source:
     def read(self, part: int) -> Group:
         """The small columns of a row group, checksums verified. Raises Missing or Corrupt, naming the shard."""
         unit, labels = self.units[part], [f"label_{name}" for name in self.labels]
-        series = [f"{layer}_{column}" for layer in self.layers for column in ("dates", "shape")]
-        pixels = [f"{layer}_pixels" for layer in self.layers]
-        columns = ["sample_id", "region_id", "lon", "lat", *labels, *series]
+        columns = [
+            "sample_id",
+            "region_id",
+            "lon",
+            "lat",
+            *labels,
+            *(f"{name}_dates" for name in self.layers),
+        ]
+        pixels = [f"{name}_pixels" for name in self.layers]
         found = read_group(unit.path, unit.row_group, columns, pixels, unit.footer_sha256)
-        table, places = found.table, {name: found.places[f"{name}_pixels"].tolist() for name in self.layers}
-        numbers = {name: table[name].fill_null(UNDATED).to_numpy() for name in ("region_id", *labels)}
+        table, ids = found.table, found.table["sample_id"].to_pylist()
+        numbers = {name: np.nan_to_num(table[name].to_numpy(), nan=-1) for name in ("region_id", *labels)}
         numbers |= {name: table[name].to_numpy() for name in ("lon", "lat")}
-        ids = table["sample_id"].to_pylist()
         dates = {name: _days(table[f"{name}_dates"]) for name in self.layers}
-        shapes = {name: table[f"{name}_shape"].to_pylist() for name in self.layers}
+        places = {name: found.blobs[f"{name}_pixels"] for name in self.layers}
         handle = os.open(unit.path, os.O_RDONLY)
-        group = Group(unit, handle, ids, numbers, dates, shapes, places)
+        group = Group(unit, handle, ids, numbers, dates, places)
         weakref.finalize(group, os.close, handle)
         return group
 
@@ -204,33 +209,27 @@ class Source:
         )
 
     def _pixels(self, layer: str, rows: Sequence[Row], crew: Crew) -> Tensor:
-        shapes = [_shape(row, layer) for row in rows]
-        places = [row.group.places[layer][row.index] for row in rows]
-        sensor, longest = self.sensors[layer], max(shape[0] for shape in shapes)
-        batch = self._empty(layer, (len(rows), longest, *shapes[0][1:]), _pictures(rows[0], layer))
-        out, largest = batch.numpy(), max(size for _, size, _ in places)
+        places = [row.group.blobs[layer][row.index] for row in rows]
+        _one_shape(layer, rows, places)
+        longest, largest = max(blob.dates for blob in places), max(blob.size for blob in places)
+        batch = self._empty(layer, (len(rows), longest, *places[0].shape[1:]), pictures=places[0].files)
+        out = batch.numpy()
 
         def decode(numbers: range) -> None:
             memory = self._scratch.empty((largest,), np.dtype("uint8")).data
             for number in numbers:
-                times, row = shapes[number][0], rows[number]
-                if shapes[number][1:] != shapes[0][1:]:
-                    raise Corrupt(
-                        f"{row}: {layer} is {shapes[number][1:]}, others are {shapes[0][1:]} (bands, height, width); "
-                        "one stream needs one shape"
-                    )
-                if times < longest:
-                    out[number, times:] = sensor.nodata
+                row, blob = rows[number], places[number]
+                if blob.dates < longest:
+                    out[number, blob.dates :] = self.sensors[layer].nodata
                 try:
-                    blob = blobs.read(row.group.handle, places[number], memory)
-                    codec.unpack(blob, out[number, :times])
+                    codec.unpack(read(row.group.handle, blob, memory), out[number, : blob.dates])
                 except (Corrupt, ValueError) as error:
                     raise Corrupt(f"{row}: {error}") from error
 
         crew.share(decode, len(rows))
         return batch
 
-    def _empty(self, layer: str, shape: Sequence[int], pictures: bool) -> Tensor:
+    def _empty(self, layer: str, shape: Sequence[int], *, pictures: bool) -> Tensor:
         """Memory for a batch (B, T, C, H, W); of pictures, bands are last in memory."""
         batch, times, bands, height, width = shape
         order = (batch, times, height, width, bands) if pictures else tuple(shape)
@@ -242,24 +241,23 @@ class Source:
         return memory.permute(0, 1, 4, 2, 3) if pictures else memory
 
 
-def _pictures(row: Row, layer: str) -> bool:
-    """Whether a sample's pixels are kept as picture files. Damage here costs time, no more: it is found on reading."""
-    offset, size, _ = row.group.places[layer][row.index]
-    return codec.keeps_files(os.pread(row.group.handle, min(size, 64), offset))
-
-
-def _shape(row: Row, layer: str) -> tuple[int, ...]:
-    shape = row.group.shapes[layer][row.index]
-    if shape is None:
-        raise Missing(f"{row} has no {layer} pixels; leave the layer out of the stream's layers")
-    return tuple(shape)
+def _one_shape(layer: str, rows: Sequence[Row], places: Sequence[Blob]) -> None:
+    """Raises Missing for a row without this layer, Corrupt for one of another size."""
+    for row, blob in zip(rows, places, strict=True):
+        if not blob.size:
+            raise Missing(f"{row} has no {layer} pixels; leave the layer out of the stream's layers")
+        if blob.shape[1:] != places[0].shape[1:]:
+            raise Corrupt(
+                f"{row}: {layer} is {blob.shape[1:]}, others are {places[0].shape[1:]} (bands, height, width); "
+                "one stream needs one shape"
+            )
 
 
 def _days(dates: Any) -> list[NDArray[np.int32]]:
     """An Arrow column of lists of dates as days since 1970-01-01, UNDATED where there is none."""
     lists = dates.combine_chunks()
     days = lists.values.to_numpy(zero_copy_only=False).astype("datetime64[D]")
-    numbers = np.where(np.isnat(days), -1, days.astype(np.int64)).astype(np.int32)
+    numbers = np.where(np.isnat(days), UNDATED, days.astype(np.int64)).astype(np.int32)
     ends = lists.offsets.to_numpy().tolist()
     return [numbers[first:last] for first, last in itertools.pairwise(ends)]
 

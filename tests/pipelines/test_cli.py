@@ -154,7 +154,13 @@ def test_plan_says_what_a_corpus_will_cost_before_anything_is_asked(tmp_path, ca
     assert status == 0
     assert "tiny@1: 30 chips at 30 points in 9 shards" in out
     assert re.search(r"^here +10 +10 +10 +30$", out, re.MULTILINE)
-    for line in ("the map fills every quota", "bytes stored", "CPU hours", "dollars", "assumed, not measured"):
+    for line in (
+        "the map fills every quota",
+        "bytes stored",
+        "CPU hours",
+        "dollars",
+        "assumed, not measured",
+    ):
         assert line in out
 
 
