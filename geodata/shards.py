@@ -363,25 +363,35 @@ class Group:
 def read_group(
     path: Path, row_group: int, columns: Sequence[str], pixels: Sequence[str], footer_sha256: str
 ) -> Group:
-    """One row group without its pixels, of which only the places are read; otherwise as `read_table`."""
+    """One row group without its pixels, of which only the places are read; otherwise as `read_table`.
+
+    Whether its lists are whole is for the caller to see: a blob knows how many dates it has.
+    """
     with _opened(path, footer_sha256) as file:
         try:
             found = from_footer(file.metadata.metadata or {}, row_group, pixels)
         except Corrupt as error:
             raise Corrupt(f"shard {path}: {error}; {_AGAIN}") from error
-        return Group(_row_group(file, path, row_group, columns), found)
+        values = _columns(file, path, row_group, columns)
+    if any(len(column) != len(places) for column in values.columns for places in found.values()):
+        raise Corrupt(f"shard {path}, row group {row_group} gives fewer values than it holds; {_AGAIN}")
+    return Group(values, found)
 
 
 def _row_group(file: pq.ParquetFile, path: Path, row_group: int, columns: Sequence[str] | None) -> pa.Table:
+    found = _columns(file, path, row_group, columns)
+    if not _complete(found, file.metadata.row_group(row_group)):
+        raise Corrupt(f"shard {path}, row group {row_group} gives fewer values than it holds; {_AGAIN}")
+    return found
+
+
+def _columns(file: pq.ParquetFile, path: Path, row_group: int, columns: Sequence[str] | None) -> pa.Table:
     try:
-        found = file.read_row_group(
+        return file.read_row_group(
             row_group, columns=None if columns is None else list(columns), use_threads=False
         )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise Corrupt(f"shard {path}, row group {row_group}: {error}; {_AGAIN}") from error
-    if not _complete(found, file.metadata.row_group(row_group)):
-        raise Corrupt(f"shard {path}, row group {row_group} gives fewer values than it holds; {_AGAIN}")
-    return found
 
 
 def _complete(found: pa.Table, group: pq.RowGroupMetaData) -> bool:

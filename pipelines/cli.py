@@ -84,6 +84,7 @@ Budget = Annotated[
         help="Refuse what may go over it: chips, requests, bytes, moved, days, hours, eecu_hours, dollars.",
     ),
 ]
+Workers = Annotated[int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Train on CUDA devices.")]
 RUNS = Path("runs")
 
@@ -284,9 +285,7 @@ def curate(
     ] = None,
     landcover: Landcover = None,
     budget: Budget = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
-    ] = None,
+    workers: Workers = None,
     reuse: Reuse = False,
     tracking: Tracking = None,
 ) -> None:
@@ -386,9 +385,7 @@ def import_(
     ] = None,
     overrides: Overrides = None,
     root: Root = RUNS,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
-    ] = None,
+    workers: Workers = None,
     reuse: Reuse = False,
     tracking: Tracking = None,
 ) -> None:
@@ -419,9 +416,7 @@ def retry(
         typer.Option("--where", metavar="KEY=VALUE", help="Which refused chips; repeated, all must hold."),
     ] = None,
     root: Root = RUNS,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
-    ] = None,
+    workers: Workers = None,
     tracking: Tracking = None,
 ) -> None:
     """Ask again for refused chips of a sealed corpus, as its next version; accepted ones are taken over, not asked for.
@@ -590,9 +585,7 @@ def transfer(
 def study(
     name: Annotated[str, typer.Argument(help="`smoke` (offline) or `demo` (real Sentinel-2).")],
     root: Root = RUNS,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="CPUs of the local Ray; default all.")
-    ] = None,
+    workers: Workers = None,
     tracking: Tracking = None,
 ) -> None:
     """Curate, pretrain, transfer and report, each where it is not done yet; the second call does nothing.

@@ -169,14 +169,8 @@ class Source:
     def read(self, part: int) -> Group:
         """The small columns of a row group, checksums verified. Raises Missing or Corrupt, naming the shard."""
         unit, labels = self.units[part], [f"label_{name}" for name in self.labels]
-        columns = [
-            "sample_id",
-            "region_id",
-            "lon",
-            "lat",
-            *labels,
-            *(f"{name}_dates" for name in self.layers),
-        ]
+        series = [f"{name}_dates" for name in self.layers]
+        columns = ["sample_id", "region_id", "lon", "lat", *labels, *series]
         pixels = [f"{name}_pixels" for name in self.layers]
         found = read_group(unit.path, unit.row_group, columns, pixels, unit.footer_sha256)
         table, ids = found.table, found.table["sample_id"].to_pylist()
@@ -184,6 +178,14 @@ class Source:
         numbers |= {name: table[name].to_numpy() for name in ("lon", "lat")}
         dates = {name: _days(table[f"{name}_dates"]) for name in self.layers}
         places = {name: found.blobs[f"{name}_pixels"] for name in self.layers}
+        for name in self.layers:
+            if any(
+                blob.size and len(days) != blob.dates
+                for days, blob in zip(dates[name], places[name], strict=True)
+            ):
+                raise Corrupt(
+                    f"shard {unit.path}, row group {unit.row_group}: {name} has other dates than pixels"
+                )
         handle = os.open(unit.path, os.O_RDONLY)
         group = Group(unit, handle, ids, numbers, dates, places)
         weakref.finalize(group, os.close, handle)
@@ -192,8 +194,8 @@ class Source:
     def batch(self, rows: Sequence[Row], crew: Crew) -> Samples:
         """Rows as one batch. Raises Corrupt and Missing, naming shard and sample."""
 
-        def column(name: str) -> Tensor:
-            return torch.from_numpy(np.array([row.group.numbers[name][row.index] for row in rows]))
+        def column(name: str, dtype: type) -> Tensor:
+            return torch.from_numpy(np.array([row.group.numbers[name][row.index] for row in rows], dtype))
 
         return Samples(
             ids=[row.group.ids[row.index] for row in rows],
@@ -201,9 +203,9 @@ class Source:
             dates={
                 layer: _padded([row.group.dates[layer][row.index] for row in rows]) for layer in self.layers
             },
-            labels={name: column(f"label_{name}").long() for name in self.labels},
-            lonlat=torch.stack([column("lon"), column("lat")], 1).float(),
-            region=column("region_id").long(),
+            labels={name: column(f"label_{name}", np.int64) for name in self.labels},
+            lonlat=torch.stack([column("lon", np.float32), column("lat", np.float32)], 1),
+            region=column("region_id", np.int64),
             bands={layer: self.sensors[layer].band_names for layer in self.layers},
             nodata={layer: self.sensors[layer].nodata for layer in self.layers},
         )

@@ -136,21 +136,18 @@ def feed(root: Path, layer: str, threads: int) -> Feed:
 
 
 def shares(root: Path, layer: str, bare: Callable[[int], None], threads: int, rounds: int) -> list[float]:
-    """Of each round, the decoder's CPU time over the feed's; a round is an epoch, in turns of one or four batches."""
+    """Of each round, the decoder's CPU time for an epoch over the feed's for another."""
     batches, found = feed(root, layer, threads), []
-    clock, turn = (settled, 4) if threads else (time.process_time, 1)
+    count = batches.size("a") // BATCH
     with closing(iter(batches)) as taken:
         next(taken)
         for _ in range(rounds):
-            alone = fed = 0.0
-            for _ in range(batches.size("a") // BATCH // turn):
-                began = clock()
-                bare(turn * BATCH)
-                between = clock()
-                for _ in islice(taken, turn):
-                    pass
-                alone, fed = alone + between - began, fed + clock() - between
-            found.append(alone / fed)
+            began = settled()
+            bare(count * BATCH)
+            between = settled()
+            for _ in islice(taken, count):
+                pass
+            found.append((between - began) / (settled() - between))
     return found
 
 

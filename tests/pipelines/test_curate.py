@@ -50,6 +50,7 @@ def test_a_row_hands_the_worlds_failures_back_and_lets_a_bug_through(monkeypatch
 
     shard = SimpleNamespace(name="s")
     monkeypatch.setattr(Order, "whole", fail)
+    monkeypatch.setattr(draft.governor, "govern", lambda: None)
     monkeypatch.setattr(draft, "_shards", lambda *_: [None, shard])
     order = Order(SimpleNamespace(shard_rows=8), tmp_path)
     for error in (Transient("later"), OSError(28, "full")):
