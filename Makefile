@@ -77,6 +77,7 @@ bench: setup ## ratios against peers, measured in one run
 	@$(BIN)/python tests/bench/bench_shards.py
 	@$(BIN)/python tests/bench/bench_cut.py
 	@$(BIN)/python tests/bench/bench_write.py --chips 5000
+	@$(BIN)/python tests/bench/bench_feed.py
 
 drills: setup ## kill, fault and corruption drills; minutes each
 	@$(BIN)/python -m pytest -q -m drill

@@ -261,6 +261,8 @@ def _since(
     found = {name: dict(one) for name, one in known.items()}
     for name, now in after.items():
         old, first = found.get(name, {}), before.get(name, {})
+        if now["granted"] == first.get("granted", 0):
+            continue  # another run's
         found[name] = {
             "peak": max(old.get("peak", 0), now["peak"]),
             "granted": old.get("granted", 0) + now["granted"] - first.get("granted", 0),

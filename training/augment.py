@@ -41,7 +41,7 @@ def prepare(samples: Samples, inputs: Inputs, date: Tensor | None = None) -> Ten
     first = torch.zeros_like(rows) if date is None else date.to(pixels.device)
     bands = _band_rows(samples, inputs, pixels.shape[2])
     picked = pixels.to(torch.int32) if pixels.dtype == torch.uint16 else pixels  # uint16 has few operations
-    images = picked[rows, first]
+    images = picked[rows, first].contiguous()  # pictures come with bands last
     if bands != list(range(pixels.shape[2])):
         images = images[:, bands]  # (B, C, H, W)
     mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (inputs.mean, inputs.std))

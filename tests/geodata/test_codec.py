@@ -1,8 +1,11 @@
 """The pixel codec against numpy's own bytes, and against bytes that were damaged."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from geodata import codec
 from geodata.errors import Corrupt
@@ -64,3 +67,27 @@ def test_a_small_blob_cannot_claim_a_huge_shape():
         codec.unpack(bytes(blob))
     with pytest.raises(ValueError, match="cannot be stored"):
         codec.pack(np.zeros(3, np.complex64))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("quality", [30, 85, 98])
+def test_a_jpeg_decodes_as_pillow_decodes_it_wherever_it_is_put(mode, quality):
+    rng = np.random.default_rng(quality)
+    image = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize(
+        (70, 50), Image.Resampling.BICUBIC
+    )
+    file = io.BytesIO()
+    image.convert(mode).save(file, "JPEG", quality=quality)
+    expected = np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1)
+    blob = codec.pack_images([codec.Encoded("image/jpeg", ((file.getvalue(),),))], (1, 3, 50, 70))
+    last = np.empty((1, 50, 70, 3), np.uint8).transpose(0, 3, 1, 2)
+    assert np.array_equal(codec.unpack(blob)[0], expected)
+    assert np.array_equal(codec.unpack(blob, out=last)[0], expected)
+    assert codec.keeps_files(bytes(blob[:32])) and not codec.keeps_files(bytes(codec.pack(expected)[:32]))
+
+
+def test_pixels_unpack_into_memory_of_any_order():
+    array = np.random.default_rng(0).integers(0, 60000, (2, 3, 4, 5)).astype(np.uint16)
+    last = np.empty((2, 4, 5, 3), np.uint16).transpose(0, 3, 1, 2)
+    assert codec.unpack(codec.pack(array), out=last) is last
+    assert np.array_equal(last, array)

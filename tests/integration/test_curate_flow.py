@@ -8,7 +8,7 @@ import pytest
 from ground import make_ground
 
 from geodata.manifest import open_corpus
-from pipelines import artifacts, cli, corpora
+from pipelines import artifacts, cli, corpora, stages
 from pipelines import curate as flows
 from pipelines.settings import Home
 
@@ -55,8 +55,8 @@ def test_prefect_and_mlflow_point_at_each_other_and_the_table_holds_the_manifest
     assert run.data.metrics["accepted"] == corpus.rows
     with get_client(sync_client=True) as client:
         found = client.read_artifacts()
-    table = next(one for one in found if one.key == "corpus-tiny-1")
-    assert str(table.flow_run_id) == stage["prefect_run"]
+    mine = [one for one in found if str(one.flow_run_id) == stage["prefect_run"]]
+    (table,) = [one for one in mine if one.key == "corpus-tiny-1"]
     assert stage["mlflow_run"] in table.description
     assert json.loads(table.data)[0]["accepted"] == corpus.rows
 
@@ -64,7 +64,7 @@ def test_prefect_and_mlflow_point_at_each_other_and_the_table_holds_the_manifest
 def test_a_second_firing_finds_everything_sealed_and_does_nothing(
     corpus, curated, spec_path, home, monkeypatch, capsys
 ):
-    monkeypatch.setattr(flows, "local_ray", no_ray)
+    monkeypatch.setattr(stages, "local_ray", no_ray)
     before = {path: path.stat().st_mtime_ns for path in corpus.root.rglob("*") if path.is_file()}
     assert flows.curate(str(spec_path), (), str(home.root)) == curated
     assert "is sealed; nothing to do" in capsys.readouterr().err

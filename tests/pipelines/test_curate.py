@@ -115,7 +115,9 @@ def test_each_step_of_a_curation_leaves_a_line(tmp_path):
 
 def test_requests_of_several_rounds_add_up_and_the_highest_peak_stays():
     before = {"e": {"peak": 3, "granted": 10, "throttled": 1}}
+    before["other"] = {"peak": 9, "granted": 99, "throttled": 9}
     after = {"e": {"peak": 5, "granted": 25, "throttled": 2}, "f": {"peak": 1, "granted": 2, "throttled": 0}}
+    after["other"] = before["other"]
     once = draft._since(before, after, {})
     assert once == {
         "e": {"peak": 5, "granted": 15, "throttled": 1},

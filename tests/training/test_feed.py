@@ -1,17 +1,32 @@
 """The feed: order, position, elasticity, padding, and data that is wrong."""
 
+import gc
+import io
 import json
+import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
+from math import nan
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import sample, write_corpus
+from PIL import Image
 
+from geodata.codec import Encoded
 from geodata.errors import Corrupt
+from geodata.manifest import Corpus, open_corpus, seal
+from geodata.sample import FileMeta, Layer, Sample
+from geodata.sensors import PHOTO
+from geodata.shards import read_samples, save_record, shard_path, write_shard
+from training.augment import UNDATED, prepare
+from training.encoders import Inputs
 from training.feed import Feed, once, statistics
+from training.order import WINDOW
 from training.recipe import Stream
 
 
@@ -150,3 +165,106 @@ def test_nothing_runs_on_after_the_last_batch_was_taken(corpus):
     next(batches)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("feed", "decode"))]
+
+
+def photos(root, count=10, size=24, kinds=("JPEG", "PNG")):
+    """A sealed corpus of pictures that lie nowhere, JPEG and PNG in turn, and their pixels by Pillow."""
+    meta, samples, pixels = FileMeta((PHOTO,), ("class",), "photos@1"), [], {}
+    for number in range(count):
+        rng, kind = np.random.default_rng(number), kinds[number % len(kinds)]
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        file = io.BytesIO()
+        coarse.resize((size + 8, size), Image.Resampling.BICUBIC).save(file, kind)
+        shown = np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1)[None]
+        files = Encoded(f"image/{kind.lower()}", ((file.getvalue(),),))
+        layer = Layer(PHOTO, np.ascontiguousarray(shown), (None,), (str(number),), "folder", encoded=(files,))
+        name, labels = f"photo-{number:04d}", {"class": number % 2}
+        samples.append(Sample(name, "train", nan, nan, None, "", {"hr": layer}, labels=labels))
+        pixels[name] = shown
+    record = write_shard(shard_path(root, "p"), samples, meta)
+    save_record(root, record)
+    seal(Corpus(root, "photos", "1", "f" * 12, {}, (record,)))
+    return pixels
+
+
+def test_imported_pictures_are_fed_with_bands_last_and_prepared_with_bands_first(tmp_path):
+    pixels = photos(tmp_path / "photos@1")
+    batch = next(iter(Feed({"a": stream(tmp_path / "photos@1", layers=("hr",))}, {"a": 10}, 0)))["a"]
+    shown = batch.layers["hr"]
+    assert shown.shape == (10, 1, 3, 24, 32) and shown.stride()[2] == 1
+    for number, name in enumerate(batch.ids):
+        assert np.array_equal(shown[number].numpy(), pixels[name])
+    assert torch.isnan(batch.lonlat).all()
+    assert batch.dates["hr"].tolist() == [[UNDATED]] * 10 and batch.region.tolist() == [-1] * 10
+    inputs = Inputs(layer="hr", bands=("R", "G", "B"), mean=(100.0,) * 3, std=(50.0,) * 3)
+    images = prepare(batch, inputs)
+    plain = replace(batch, layers={"hr": shown.contiguous()})
+    assert images.is_contiguous() and torch.equal(images, prepare(plain, inputs))
+
+
+def test_pictures_of_two_sizes_are_refused_by_name(tmp_path):
+    photos(tmp_path / "photos@1", kinds=("JPEG",))
+    whole = open_corpus(tmp_path / "photos@1")
+    (record,) = whole.records
+    one, *others = read_samples(whole.shard_path(record))
+    layer = replace(one.layers["hr"], pixels=one.layers["hr"].pixels[..., :16].copy(), encoded=())
+    made = write_shard(
+        whole.shard_path(record),
+        [replace(one, layers={"hr": layer}), *others],
+        FileMeta((PHOTO,), ("class",)),
+    )
+    save_record(whole.root, made)
+    seal(replace(whole, records=(made,)))
+    with pytest.raises(
+        Corrupt, match=r"p\.parquet.*sample photo-\d+: hr is \(3, 24, .*one stream needs one shape"
+    ):
+        next(iter(Feed({"a": stream(whole.root, layers=("hr",))}, {"a": 10}, 0)))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_are_the_same_with_any_number_of_threads_and_stay_as_they_were(tmp_path, threads):
+    """Memory is used again only when nobody holds it: here everything is held, half of it as a view of a view."""
+    root = write_corpus(tmp_path / "series@1", {"train": 24}, dates=lambda number: 1 + number % 3)
+    made = {f"chip-{number:04d}": sample(number, dates=1 + number % 3) for number in range(24)}
+    held = []
+    for batch in islice(Feed({"a": stream(root)}, {"a": 4}, 0, threads=threads), 30):
+        samples = batch["a"]
+        held.append((samples.ids, samples.layers["s2"][1:].numpy()[:, 0], samples.layers["s2"][:1]))
+    assert [ids for ids, _, _ in held] == taken(Feed({"a": stream(root)}, {"a": 4}, 0, threads=0), 30)
+    for ids, rest, first in held:
+        expected = [made[name].layers["s2"].pixels for name in ids]
+        assert all(np.array_equal(found, known[0]) for found, known in zip(rest, expected[1:], strict=True))
+        assert np.array_equal(first[0, : len(expected[0])].numpy(), expected[0])
+
+
+def test_memory_that_was_let_go_is_used_again(corpus):
+    feed = Feed({"a": stream(corpus)}, {"a": 12}, 0, threads=0)
+    places = {batch["a"].layers["s2"].data_ptr() for batch in islice(feed, 40)}
+    assert len(places) <= 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_files_are_closed_when_their_window_is_over(corpus):
+    def held():
+        links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+        return sum(link.exists() and corpus in link.resolve().parents for link in links)
+
+    batches = iter(Feed({"a": stream(corpus)}, {"a": 12}, 0, threads=0))
+    most = max(held() for _ in islice(batches, 60))
+    batches.close()
+    gc.collect()
+    assert 0 < most <= 3 * WINDOW
+    assert held() == 0
+
+
+def test_no_byte_of_a_blob_can_change_unnoticed(tmp_path):
+    root = write_corpus(tmp_path / "bad@1", {"train": 3})
+    (shard,) = (root / "shards").iterdir()
+    whole = shard.read_bytes()
+    start = whole.index(b"SWB\x01")
+    for at in range(start, start + 400, 7):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(Corrupt, match=r"s0000\.parquet, row group 0, sample chip-\d+: .* checksum"):
+            list(once(stream(root), 3))
+    shard.write_bytes(whole)
+    assert len(list(once(stream(root), 3))) == 1
