@@ -13,6 +13,7 @@ from geodata.folders import FolderSpec, plan
 from geodata.intake import import_shard
 from geodata.manifest import Corpus, open_corpus
 from geodata.twins import repeated
+from training.augment import UNDATED
 from training.feed import once
 from training.recipe import Stream
 
@@ -78,7 +79,7 @@ def test_a_labelled_folder_reaches_training_as_pillow_reads_it(shared_data, tmp_
         assert (
             len({int(code) for code in batch.labels["class"]}) >= 5 or len(batch.ids) < 64
         )  # classes are mixed
-        assert batch.lonlat.isnan().all() and (batch.dates["hr"] == -1).all()
+        assert batch.lonlat.isnan().all() and (batch.dates["hr"] == UNDATED).all()
     assert set(seen.values()) == {FEW}
 
 
