@@ -3,14 +3,14 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test check fmt bench drills lock clean
+.PHONY: help setup demo smoke test check fmt bench bench-gpu drills lock clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 NOT_HERE := not drill and not gpu and not live
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 # The stamp holds the place, the interpreter's version and a checksum of the lock and of pyproject.toml:
 # while it matches, nothing is installed again. A moved checkout gets a new environment (scripts in it hold paths).
@@ -78,6 +78,10 @@ bench: setup ## ratios against peers, measured in one run
 	@$(BIN)/python tests/bench/bench_cut.py
 	@$(BIN)/python tests/bench/bench_write.py --chips 5000
 	@$(BIN)/python tests/bench/bench_feed.py
+	@$(BIN)/python tests/bench/bench_step.py
+
+bench-gpu: setup ## step time, utilisation and memory of the published encoders on a GPU
+	@$(BIN)/python tests/gpu/bench_mae.py
 
 drills: setup ## kill, fault and corruption drills; minutes each
 	@$(BIN)/python -m pytest -q -m drill

@@ -15,11 +15,13 @@ highest, over a corpus in one shard and one of four times as many samples in one
 """
 
 import argparse
+import gc
 import io
 import itertools
 import json
-import multiprocessing
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,7 +49,7 @@ from geodata.shards import save_record, shard_path, write_shard
 from training.feed import Feed
 from training.recipe import Stream
 
-BATCH = 16
+BATCH, PEER_EPOCHS = 16, 4
 DIFFERENT = {"cubes": 128, "jpegs": 64}  # more than a processor's caches hold
 AIMS = {("cubes", 0): 0.90, ("cubes", 2): 0.75, ("jpegs", 0): 0.95, ("jpegs", 2): 0.95}
 MOST_MB = 750
@@ -174,83 +176,69 @@ def measured_mb(root: Path, layer: str) -> tuple[float, float]:
     return before, most
 
 
-class Blobs(torch.utils.data.IterableDataset[Any]):
-    """What a peer's reader gives, decoded; a sample an array of its own, as their own documentation does it."""
-
-    def __init__(self, read: Callable[[], Iterator[bytes]]) -> None:
-        self.read = read
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        for blob in self.read():
-            yield torch.from_numpy(codec.unpack(blob))
+def pixels(blob: bytes) -> torch.Tensor:
+    """What a peer's reader is given to do with a sample: an array of its own, which the loader puts into a batch."""
+    return torch.from_numpy(codec.unpack(blob))
 
 
-def children_s() -> float:
-    """CPU seconds so far of the worker processes there are."""
-    total = 0
-    for child in multiprocessing.active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def webdataset_reader(blobs: Sequence[Any], count: int, folder: Path) -> Callable[[], Iterator[bytes]]:
+def webdataset_of(blobs: Sequence[Any], count: int, folder: Path) -> Any:
     import webdataset
 
-    with webdataset.TarWriter(str(folder / "all.tar")) as out:
+    with webdataset.ShardWriter(str(folder / "%02d.tar"), maxcount=count // 4, verbose=0) as out:
         for number in range(count):
             out.write({"__key__": f"{number:08d}", "bin": bytes(blobs[number % len(blobs)])})
-
-    def read() -> Iterator[bytes]:
-        for one in webdataset.WebDataset(
-            str(folder / "all.tar"), shardshuffle=False, empty_check=False, nodesplitter=None
-        ):
-            yield one["bin"]
-
-    return read
+    urls = sorted(map(str, folder.glob("*.tar")))
+    return webdataset.WebDataset(urls, shardshuffle=False).map(lambda one: pixels(one["bin"]))
 
 
-def litdata_reader(blobs: Sequence[Any], count: int, folder: Path) -> Callable[[], Iterator[bytes]]:
+def litdata_of(blobs: Sequence[Any], count: int, folder: Path) -> Any:
     from litdata.streaming import StreamingDataset
     from litdata.streaming.cache import Cache
 
-    cache = Cache(str(folder), chunk_bytes=1 << 26)
+    cache = Cache(str(folder), chunk_bytes=1 << 24)
     for number in range(count):
         cache[number] = {"pixels": bytes(blobs[number % len(blobs)])}
     cache.done()
     cache.merge()
-    return lambda: (one["pixels"] for one in StreamingDataset(str(folder), shuffle=False))
+    return StreamingDataset(str(folder), shuffle=False, transform=lambda one: pixels(one["pixels"]))
 
 
-def mds_reader(blobs: Sequence[Any], count: int, folder: Path) -> Callable[[], Iterator[bytes]]:
+def mds_of(blobs: Sequence[Any], count: int, folder: Path) -> Any:
     from streaming import MDSWriter, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
 
-    with MDSWriter(out=str(folder), columns={"pixels": "bytes"}, size_limit=1 << 26) as out:
+    class Decoded(StreamingDataset):
+        def __getitem__(self, at: Any) -> Any:
+            return pixels(super().__getitem__(at)["pixels"])
+
+    with MDSWriter(out=str(folder), columns={"pixels": "bytes"}, size_limit=1 << 24) as out:
         for number in range(count):
             out.write({"pixels": bytes(blobs[number % len(blobs)])})
-    return lambda: (
-        one["pixels"] for one in StreamingDataset(local=str(folder), shuffle=False, batch_size=BATCH)
-    )
+    clean_stale_shared_memory()
+    return Decoded(local=str(folder), shuffle=False, batch_size=BATCH)
 
 
-PEERS = {"WebDataset": webdataset_reader, "LitData": litdata_reader, "MosaicML MDS": mds_reader}
+PEERS = {"WebDataset": webdataset_of, "LitData": litdata_of, "MosaicML MDS": mds_of}
 
 
 def peer(name: str, kind: str, count: int, workers: int, folder: Path) -> float:
-    """A peer's share of the bare decoder, in this process and its workers, over one pass."""
+    """A peer's share of the bare decoder over several epochs: all CPU time of this process and of its workers."""
     _, blobs = corpus(folder / "ours", kind, DIFFERENT[kind], shards=1)
     place = folder / "theirs"
     place.mkdir()
-    read = PEERS[name](blobs, count, place)
-    bare = decoder(blobs)
-    loader = torch.utils.data.DataLoader(Blobs(read), batch_size=BATCH, num_workers=workers)
-    taken = iter(loader)
-    next(taken)
-    began, others, seen = time.process_time(), children_s(), 0
-    for batch in taken:
-        seen += len(batch)
-        last = children_s() if workers else 0.0
-    spent = time.process_time() - began + (max(last, others) - others)
+    data, bare = PEERS[name](blobs, count, place), decoder(blobs)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=BATCH, num_workers=workers, persistent_workers=bool(workers)
+    )
+    began, others, seen = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    for _ in range(PEER_EPOCHS):
+        seen += sum(len(batch) for batch in loader)
+    if seen != PEER_EPOCHS * count:
+        raise ValueError(f"{name} gave {seen} samples of {PEER_EPOCHS * count}; its speed means nothing")
+    loader._iterator = None  # its workers end, and their time is known
+    gc.collect()
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = time.process_time() - began + now.ru_utime + now.ru_stime - others.ru_utime - others.ru_stime
     began = time.process_time()
     bare(seen)
     return (time.process_time() - began) / spent
@@ -260,21 +248,15 @@ def peers(kind: str, count: int) -> Iterator[tuple[str, int, float]]:
     if not PEERS_PYTHON.exists():
         print("(no other formats: `make bench` installs them in .venv-bench)", file=sys.stderr)
         return
-    for name in PEERS:
-        for workers in (0, 2):
-            command = [str(PEERS_PYTHON), __file__, "--peer", name, kind, str(count), str(workers)]
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=300,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-            )
-            if done.returncode:
-                print(f"({name} failed: {done.stderr.strip().splitlines()[-1:]})", file=sys.stderr)
-                break
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    for name, workers in itertools.product(PEERS, (0, 2)):
+        command = [str(PEERS_PYTHON), __file__, "--peer", name, kind, str(count), str(workers)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90, env=here)
             yield name, workers, float(done.stdout.splitlines()[-1])
+        except (subprocess.SubprocessError, ValueError) as error:
+            said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1:]
+            print(f"  ({name}, {workers} workers: {said})", flush=True)
 
 
 def main() -> int:
@@ -294,8 +276,9 @@ def main() -> int:
             return 0
         if options.peer:
             peer_name, kind, count, workers = options.peer
-            print(peer(peer_name, kind, int(count), int(workers), folder))
-            return 0
+            print(peer(peer_name, kind, int(count), int(workers), folder), flush=True)
+            shutil.rmtree(folder)
+            os._exit(0)  # some of them leave threads behind that never end
         for kind, layer, count in (("cubes", "s2", options.cubes), ("jpegs", "hr", options.jpegs)):
             root, blobs = corpus(folder / kind, kind, count, shards=2)
             size = sum(map(len, blobs)) / len(blobs) / 1e6
