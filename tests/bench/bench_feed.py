@@ -103,14 +103,17 @@ def settled() -> float:
         spent = now
 
 
+def room(blob: Any) -> np.ndarray:
+    """An array into which a blob unpacks; for pictures in the order in which their files have them."""
+    dtype, (times, bands, height, width) = codec.describe(blob)
+    if codec.keeps_files(bytes(blob[:64])):
+        return np.empty((times, height, width, bands), dtype).transpose(0, 3, 1, 2)
+    return np.empty((times, bands, height, width), dtype)
+
+
 def decoder(blobs: Sequence[Any]) -> Callable[[int], None]:
-    """Unpacks so many blobs into one array; pictures into the order in which their files have them."""
-    dtype, shape = codec.describe(blobs[0])
-    times, bands, height, width = shape
-    out = np.empty(shape, dtype)
-    if codec.keeps_files(bytes(blobs[0][:64])):
-        out = np.empty((times, height, width, bands), dtype).transpose(0, 3, 1, 2)
-    turn = itertools.cycle(blobs)
+    """Unpacks so many blobs, one after the other, into one array."""
+    out, turn = room(blobs[0]), itertools.cycle(blobs)
 
     def run(count: int) -> None:
         for blob in islice(turn, count):
@@ -178,7 +181,7 @@ def measured_mb(root: Path, layer: str) -> tuple[float, float]:
 
 def pixels(blob: bytes) -> torch.Tensor:
     """What a peer's reader is given to do with a sample: an array of its own, which the loader puts into a batch."""
-    return torch.from_numpy(codec.unpack(blob))
+    return torch.from_numpy(codec.unpack(blob, room(blob)))
 
 
 def webdataset_of(blobs: Sequence[Any], count: int, folder: Path) -> Any:
