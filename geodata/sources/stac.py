@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any, TypedDict, Unpack
 
 from geodata.sensors import sensor as sensor_called
 from geodata.source import ImagerySource
@@ -117,31 +118,33 @@ def earth_search(
     return _source(product, Api.at(api, collection), sensor, bands)
 
 
+class Reading(TypedDict, total=False):
+    """How the files of a collection are read: the fields of `Product`, whose `kind` is called `product` here."""
+
+    classification: str
+    unit: Unit
+    nodata: float | None
+    offset: Offset
+    product: str
+    gsd: float
+    license: str
+    attribution: str
+    redistribute: bool | None
+
+
 def search(
     api: str,
     collection: str,
     sensor: str,
     assets: Mapping[str, str],
-    *,
-    classification: str = "",
-    unit: Unit = "stored",
-    nodata: float | None = None,
-    offset: Offset = "metadata",
-    product: str = "",
-    gsd: float = 0.0,
-    license: str = "",
-    attribution: str = "",
-    redistribute: bool | None = None,
+    **reading: Unpack[Reading],
 ) -> ImagerySource:
     """Any STAC API with `POST /search`. `assets` says which asset is which band: {'B02': 'blue', 'R': 'image#1'}.
 
     The other options are those of `Product` (`product` is the radar's kind: gamma0_rtc or sigma0_grd). Raises
     ValueError for options that do not fit the sensor.
     """
-    wanted = Product(
-        sensor, assets, classification, unit, nodata, offset, product, gsd, license, attribution, redistribute
-    )
-    return _source(wanted, Api.at(api, collection), "", tuple(assets))
+    return _source(_described(sensor, assets, reading), Api.at(api, collection), "", tuple(assets))
 
 
 def catalog(
@@ -150,24 +153,18 @@ def catalog(
     assets: Mapping[str, str],
     *,
     collection: str = "",
-    classification: str = "",
-    unit: Unit = "stored",
-    nodata: float | None = None,
-    offset: Offset = "metadata",
-    product: str = "",
-    gsd: float = 0.0,
-    license: str = "",
-    attribution: str = "",
-    redistribute: bool | None = None,
+    **reading: Unpack[Reading],
 ) -> ImagerySource:
     """A static catalog: `root` is its catalog.json or collection.json, or a GeoJSON of items, here or on the web.
 
     `collection` keeps the items of one. Options and errors as for `search`. The catalog is read once, as a whole.
     """
-    wanted = Product(
-        sensor, assets, classification, unit, nodata, offset, product, gsd, license, attribution, redistribute
-    )
-    return _source(wanted, Catalog(root, collection), "", tuple(assets))
+    return _source(_described(sensor, assets, reading), Catalog(root, collection), "", tuple(assets))
+
+
+def _described(sensor: str, assets: Mapping[str, str], reading: Reading) -> Product:
+    fields: dict[str, Any] = dict(reading)
+    return Product(sensor, assets, kind=fields.pop("product", ""), **fields)
 
 
 def _known(collection: str, products: Mapping[str, Product], where: str) -> Product:

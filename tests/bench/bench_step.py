@@ -15,64 +15,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
 HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parents[1]), str(HERE.parent / "gpu")]
+
+import bench_mae  # noqa: E402
+
+from training import meter  # noqa: E402
+from training.encoders import vit  # noqa: E402
+
 CASES = ("swath", "timm", "transformers")
-MASK = 0.75
 
 
 def swath_step() -> tuple[torch.nn.Module, Callable]:
-    sys.path.insert(0, str(HERE.parents[1]))
-    from training.encoders import Inputs, vit
-    from training.methods import mae
-
-    inputs = Inputs(layer="hr", bands=("R", "G", "B"), mean=(0.0,) * 3, std=(1.0,) * 3)
-    model = mae.build(mae.Spec(encoder=vit.vit_b12x1(inputs)))
-    return model, lambda images: model.losses(images, torch.rand(len(images), 196)).total
+    return bench_mae.ours(vit.vit_b12x1(bench_mae.RGB), "keep")
 
 
 def timm_step() -> tuple[torch.nn.Module, Callable]:
-    """The paper's recipe on timm's blocks: tokens put back in order, every token predicted."""
-    import timm
-    from timm.models.vision_transformer import Block
-
-    norm = partial(torch.nn.LayerNorm, eps=1e-6)
-    model = torch.nn.Module()
-    model.encoder = timm.create_model("vit_base_patch16_224", num_classes=0)
-    model.enter = torch.nn.Linear(768, 512)
-    model.mask = torch.nn.Parameter(torch.zeros(1, 1, 512))
-    model.places = torch.nn.Parameter(torch.zeros(1, 197, 512), requires_grad=False)
-    model.decoder = torch.nn.Sequential(
-        *(Block(512, 16, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(8))
-    )
-    model.norm, model.leave = norm(512), torch.nn.Linear(512, 768)
-    model.encoder.pos_embed.requires_grad_(False)
-
-    def step(images: torch.Tensor) -> torch.Tensor:
-        tokens = model.encoder.patch_embed(images) + model.encoder.pos_embed[:, 1:]
-        order = torch.rand(tokens.shape[:2]).argsort(1)
-        back, kept = order.argsort(1), order[:, : int(196 * (1 - MASK))]
-        tokens = tokens.gather(1, kept[..., None].expand(-1, -1, 768))
-        first = (model.encoder.cls_token + model.encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
-        tokens = model.enter(model.encoder.norm(model.encoder.blocks(torch.cat([first, tokens], 1))))
-        hidden = model.mask.to(tokens.dtype).expand(len(images), 196 - kept.shape[1], -1)
-        rest = torch.cat([tokens[:, 1:], hidden], 1).gather(1, back[..., None].expand(-1, -1, 512))
-        tokens = torch.cat([tokens[:, :1], rest], 1) + model.places
-        guess = model.leave(model.norm(model.decoder(tokens)))[:, 1:]
-        patches = (
-            images.reshape(len(images), 3, 14, 16, 14, 16)
-            .permute(0, 2, 4, 3, 5, 1)
-            .reshape(len(images), 196, 768)
-        )
-        error = (guess - patches).square().mean(-1)
-        masked = (back >= kept.shape[1]).float()
-        return (error * masked).sum() / masked.sum()
-
-    return model, step
+    return bench_mae.plain(vit.vit_b12x1(bench_mae.RGB), fused=True)
 
 
 def transformers_step() -> tuple[torch.nn.Module, Callable]:
@@ -89,9 +52,6 @@ def measure(case: str, steps: int, batch: int, threads: int, precision: str) -> 
     torch.manual_seed(0)
     model, loss = {"swath": swath_step, "timm": timm_step, "transformers": transformers_step}[case]()
     model.train()
-    sys.path.insert(0, str(HERE.parents[1]))
-    from training import meter
-
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=1e-5, betas=(0.9, 0.95)
     )

@@ -67,8 +67,8 @@ class Unfused(nn.Module):
         return self.proj((weight @ value).transpose(1, 2).reshape(batch, count, width))
 
 
-def reference(spec: vit.Spec) -> tuple[nn.Module, Loss]:
-    """The original code's path, with timm's parallel blocks where there are branches."""
+def plain(spec: vit.Spec, *, fused: bool) -> tuple[nn.Module, Loss]:
+    """The paper's recipe on timm's blocks, parallel where there are branches; without `fused`, the original code's path."""
     from timm.models.vision_transformer import Block, ParallelThingsBlock, PatchEmbed
 
     norm = partial(nn.LayerNorm, eps=1e-6)
@@ -89,7 +89,7 @@ def reference(spec: vit.Spec) -> tuple[nn.Module, Loss]:
     decoder = [Block(narrow, 16, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(8)]
     model.decoder, model.last = nn.Sequential(*decoder), norm(narrow)
     model.leave = nn.Linear(narrow, spec.patch**2 * 3)
-    for parent in list(model.modules()):
+    for parent in [] if fused else list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__name__ == "Attention":
                 setattr(parent, name, Unfused(child))
@@ -201,7 +201,7 @@ def main() -> None:
         ladder = (arguments.batch,) if arguments.batch else LADDER
         for path, build in (
             ("ours", partial(ours, spec, arguments.activations)),
-            ("reference", partial(reference, spec)),
+            ("reference", partial(plain, spec, fused=False)),
         ):
             found = largest(build, spec.image, device, arguments.steps, ladder, compiled=arguments.compile)
             if found is None:
