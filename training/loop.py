@@ -169,7 +169,7 @@ def _step(
             "lower optim.lr_per_256, set optim.clip, or look at the batch"
         )
     with record_function("optimizer"):
-        optim.set_rate(optimizer, optim.rate(recipe, progress))
+        optim.set_rates(optimizer, method, recipe, progress)
         optimizer.step()
     with record_function("after_step"):
         method.after_step(Progress(step + 1, recipe.steps))

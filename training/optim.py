@@ -1,7 +1,7 @@
 """What moves the parameters: groups, the rate as a function of progress, and nothing that depends on the machine.
 
-Matrices decay and vectors (biases, norms) do not; with a layer decay the rate shrinks from the head towards the
-pixels. The rate is derived, `lr_per_256` x batch / 256 x schedule(progress), and never stored.
+Matrices decay and vectors (biases, norms) do not, unless a recipe says so; with a layer decay the rate shrinks from the
+head towards the pixels. Rate and weight decay follow from recipe and progress and are never stored.
 """
 
 from __future__ import annotations
@@ -14,59 +14,88 @@ import torch
 from torch import Tensor, nn
 
 from training.methods import Method, Progress
-from training.recipe import Cosine, Optimizer, Poly, Recipe, Steps
+from training.recipe import AnyOptimizer, AnySchedule, Cosine, Poly, Recipe, Restarts, Sgd
+from training.schedules import cosine
 
-__all__ = ["build", "clip", "factor", "groups", "rate", "set_rate"]
-
-
-def build(method: Method, optim: Optimizer) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn. Call `set_rate` before each step."""
-    return torch.optim.AdamW(groups(method, optim), lr=0.0, betas=optim.betas)
+__all__ = ["build", "clip", "decay", "factor", "groups", "rate", "set_rates"]
 
 
-def groups(method: Method, optim: Optimizer) -> list[dict[str, Any]]:
-    """Parameter groups, each with its `weight_decay` and the `scale` of its rate. Raises ValueError if nothing learns."""
-    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+def build(method: Method, optim: AnyOptimizer) -> torch.optim.Optimizer:
+    """The optimizer over the parameters that learn. Call `set_rates` before each step."""
+    found = groups(method, optim)
+    if isinstance(optim, Sgd):
+        return torch.optim.SGD(found, lr=0.0, momentum=optim.momentum)
+    return torch.optim.AdamW(found, lr=0.0, betas=optim.betas, eps=optim.eps)
+
+
+def groups(method: Method, optim: AnyOptimizer) -> list[dict[str, Any]]:
+    """Parameter groups, each with the `scale` of its rate, whether it `decays`, and the `name` of one of its parameters.
+
+    Parameters share a group when their depth and decay agree, and their own `rate_scale` at both ends of a run. Raises
+    ValueError if nothing learns.
+    """
+    found: dict[tuple[float, bool, float, float], tuple[str, list[nn.Parameter]]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            decay = optim.weight_decay if parameter.ndim >= 2 else 0.0
+            decays = optim.decay == "all" or parameter.ndim >= 2
             depth = method.last_layer - method.layer_id(name)
-            found.setdefault((optim.layer_decay**depth, decay), []).append(parameter)
+            first, last = (method.rate_scale(name, Progress(step, 1)) for step in (0, 1))
+            key = (optim.layer_decay**depth, decays, first, last)
+            found.setdefault(key, (name, []))[1].append(parameter)
     if not found:
         raise ValueError(f"no parameter of {type(method).__name__} learns; unfreeze some")
     return [
-        {"params": parameters, "scale": scale, "weight_decay": decay}
-        for (scale, decay), parameters in sorted(found.items(), key=lambda item: item[0], reverse=True)
+        {"params": parameters, "scale": key[0], "decays": key[1], "weight_decay": 0.0, "name": name}
+        for key, (name, parameters) in sorted(found.items(), key=lambda item: item[0], reverse=True)
     ]
 
 
-def factor(schedule: Cosine | Poly | Steps, progress: Progress) -> float:
+def factor(schedule: AnySchedule, progress: Progress) -> float:
     """The share of the full rate for the next step, 0 to 1.
 
-    The k-th of w warmup steps has (k + 1) / w. After it, with t the share of the remaining run that is done: cosine
-    floor + (1 - floor) (1 + cos pi t) / 2; poly (1 - t) ** power; steps gamma ** (milestones passed), where
-    milestones are fractions of the whole run.
+    The k-th of w warmup steps has (k + 1) / w, or k / (w - 1) when inclusive. After it, with t the share of the remaining
+    run that is done: cosine floor + (1 - floor) (1 + cos pi t) / 2; restarts the same with t within a round; poly
+    (1 - t) ** power; steps gamma ** (milestones passed), where milestones are fractions of the whole run.
     """
     warmup = round(schedule.warmup * progress.steps)
     if progress.step < warmup:
-        return (progress.step + 1) / warmup
-    done = (progress.step - warmup) / max(1, progress.steps - warmup)
-    if isinstance(schedule, Cosine):
-        return schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * done)) / 2
+        inclusive = isinstance(schedule, Cosine) and schedule.inclusive and warmup > 1
+        return progress.step / (warmup - 1) if inclusive else (progress.step + 1) / warmup
+    step, steps = progress.step - warmup, max(1, progress.steps - warmup)
     if isinstance(schedule, Poly):
-        return (1 - done) ** schedule.power
+        return (1 - step / steps) ** schedule.power
+    if isinstance(schedule, Cosine | Restarts):
+        done = step / steps if isinstance(schedule, Cosine) else _within(schedule, step, steps)
+        return schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * done)) / 2
     return schedule.gamma ** sum(progress.fraction >= milestone for milestone in schedule.milestones)
+
+
+def _within(schedule: Restarts, step: int, steps: int) -> float:
+    """The share of its round that is done, counted in whole epochs where a round has them."""
+    if schedule.epochs is None:
+        return step * schedule.rounds % steps / steps
+    return step * schedule.rounds * schedule.epochs // steps % schedule.epochs / schedule.epochs
 
 
 def rate(recipe: Recipe, progress: Progress) -> float:
     """The learning rate of the next step, before layer decay."""
-    return recipe.optim.lr_per_256 * recipe.batch / 256 * factor(recipe.schedule, progress)
+    full = recipe.optim.lr_per_256 * (recipe.batch / 256) ** recipe.optim.batch_power
+    return full * factor(recipe.schedule, progress)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give each group its share of the rate."""
+def decay(optim: AnyOptimizer, progress: Progress) -> float:
+    """The weight decay of the next step."""
+    if optim.weight_decay_end is None:
+        return optim.weight_decay
+    return cosine(optim.weight_decay, optim.weight_decay_end, progress)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, method: Method, recipe: Recipe, progress: Progress) -> None:
+    """Give each group its share of the rate and of the weight decay of the next step."""
+    lr, shrink = rate(recipe, progress), decay(recipe.optim, progress)
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+        group["lr"] = lr * group["scale"] * method.rate_scale(group["name"], progress)
+        group["weight_decay"] = shrink if group["decays"] else 0.0
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:

@@ -3,7 +3,7 @@
 `load("mae.smoke", ["steps=100"])` imports `training.methods.mae` and calls `smoke()`; a dotted name outside works the
 same, and a JSON or YAML file may stand for a recipe. Overrides are read as YAML and validated strictly, so a
 misspelt key or a wrong type is one sentence that lists what is valid, before anything is started. Variants that
-exclude each other (`schedule`, `parallel`) are separate models told apart by `kind`; a changed kind starts from that
+exclude each other (`optim`, `schedule`, `parallel`) are separate models told apart by `kind`; a changed kind starts from that
 variant's defaults.
 """
 
@@ -33,6 +33,7 @@ from pydantic import (
 from training.methods import MethodSpec
 
 __all__ = [
+    "AnyOptimizer",
     "AnyParallel",
     "AnySchedule",
     "Cosine",
@@ -41,6 +42,8 @@ __all__ = [
     "Optimizer",
     "Poly",
     "Recipe",
+    "Restarts",
+    "Sgd",
     "Single",
     "Steps",
     "Stream",
@@ -68,15 +71,33 @@ class Stream(Settings):
     weight: int = Field(1, ge=1)
 
 
-class Optimizer(Settings):
-    """AdamW. The rate is `lr_per_256` x batch / 256; `layer_decay` shrinks it towards the pixels; `clip` bounds the
-    gradient's norm (None: never)."""
+class _Moves(Settings):
+    """What every optimizer is told. `weight_decay` goes to `weight_decay_end` by half a cosine where that is given; `decay`
+    says which parameters it reaches; `layer_decay` shrinks the rate towards the pixels; `clip` bounds the gradient's norm
+    (None: never). The rate at batch B is `lr_per_256` x (B / 256) ** `batch_power`: 1 is linear, 0 leaves it alone."""
 
     lr_per_256: float = Field(1.5e-4, gt=0)
+    batch_power: float = Field(1.0, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay_end: float | None = Field(None, ge=0)
+    decay: Literal["matrices", "all"] = "matrices"
     layer_decay: float = Field(1.0, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
+
+
+class Optimizer(_Moves):
+    """AdamW."""
+
+    kind: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+
+
+class Sgd(_Moves):
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
 
 
 class _Warmed(Settings):
@@ -84,10 +105,27 @@ class _Warmed(Settings):
 
 
 class Cosine(_Warmed):
-    """Linear warmup over the share `warmup` of the run, then half a cosine down to `floor` x the rate."""
+    """Linear warmup over the share `warmup` of the run, then half a cosine down to `floor` x the rate.
+
+    An `inclusive` warmup counts both its ends, 0 and the full rate, as DINO's code does.
+    """
 
     kind: Literal["cosine"] = "cosine"
     floor: float = Field(0.0, ge=0, le=1)
+    inclusive: bool = False
+
+
+class Restarts(_Warmed):
+    """`rounds` times half a cosine from the full rate down to `floor` x the rate (SGDR, Loshchilov and Hutter 2017).
+
+    With `epochs` the rate stands still within each of that many equal parts of a round.
+    """
+
+    kind: Literal["restarts"] = "restarts"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    rounds: int = Field(5, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    floor: float = Field(0.0, ge=0, lt=1)
 
 
 class Poly(_Warmed):
@@ -125,7 +163,8 @@ class Fsdp(Settings):
     reshard: bool = True
 
 
-AnySchedule = Annotated[Cosine | Poly | Steps, Field(discriminator="kind")]
+AnyOptimizer = Annotated[Optimizer | Sgd, Field(discriminator="kind")]
+AnySchedule = Annotated[Cosine | Poly | Restarts | Steps, Field(discriminator="kind")]
 AnyParallel = Annotated[Single | Ddp | Fsdp, Field(discriminator="kind")]
 
 
@@ -143,7 +182,7 @@ class Recipe(Settings):
     streams: dict[str, Stream] = Field(min_length=1)
     batch: int = Field(ge=1)
     steps: int = Field(ge=1)
-    optim: Optimizer = Optimizer()
+    optim: AnyOptimizer = Optimizer()
     schedule: AnySchedule = Cosine()
     accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"

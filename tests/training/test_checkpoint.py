@@ -31,7 +31,8 @@ def moved(method, optimizer, steps=2):
         optimizer.zero_grad()
         loss = method.head(method.encoder(torch.randn(2, 2, 4, 4))).square().mean()
         loss.backward()
-        optim.set_rate(optimizer, 1e-2)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2
         optimizer.step()
 
 

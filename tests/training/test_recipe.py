@@ -45,10 +45,11 @@ def test_a_stream_can_be_added_by_override():
         ("step=5", r"no setting 'step'; valid here: .*batch.*steps"),
         (
             "optim.lr=1",
-            r"no setting 'optim.lr'; valid here: betas, clip, layer_decay, lr_per_256, weight_decay",
+            r"no setting 'optim.lr'; valid here: batch_power, betas, clip, decay, eps, kind, layer_decay, "
+            r"lr_per_256, weight_decay, weight_decay_end",
         ),
         ("streams.scenes.layer=[s2]", r"no setting 'streams.scenes.layer'; valid here: corpus, layers"),
-        ("schedule.flor=1", r"no setting 'schedule.flor'; valid here: floor, kind, warmup"),
+        ("schedule.flor=1", r"no setting 'schedule.flor'; valid here: floor, inclusive, kind, warmup"),
         ("parallel={kind: fsdp, shard: 1}", r"no setting 'parallel.shard'; valid here: kind, reshard"),
         ("method.nois=1", r"no setting 'method.nois'; valid here: encoder, explode_at, noise"),
         ("method.encoder.widht=1", r"no setting 'method.encoder.widht'; valid here: inputs, kind, width"),
@@ -62,7 +63,7 @@ def test_a_stream_can_be_added_by_override():
         ("streams.scenes.corpus=7", r"streams.scenes.corpus=7 is refused"),
         ("steps=0", r"steps=0 is refused: .*greater"),
         ("precision=fp16", r"precision='fp16' is refused: .*'fp32' or 'bf16'"),
-        ("schedule.kind=linear", r"schedule: .*'cosine', 'poly', 'steps'"),
+        ("schedule.kind=linear", r"schedule: .*'cosine', 'poly', 'restarts', 'steps'"),
         ("steps.a=1", r"steps reaches inside 12"),
         ("steps", r"'steps' is no override; write key=value"),
         ("accumulate=3", r"accumulate=3 does not divide"),

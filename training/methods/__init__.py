@@ -87,6 +87,10 @@ class Method(nn.Module):
         """Depth of a parameter, by its name in `named_parameters`: 0 nearest the pixels, `last_layer` the head."""
         return self.last_layer
 
+    def rate_scale(self, name: str, progress: Progress) -> float:
+        """A parameter's own multiple of the rate, beside layer decay; 0 keeps it still for a while. Default: 1."""
+        return 1.0
+
 
 def build(spec: MethodSpec) -> Method:
     """The module of a spec: `build` of the file that defines the spec."""
