@@ -246,6 +246,45 @@ def test_two_ranks_resumed_as_one_see_every_sample_once_and_take_the_path_of_one
         assert norm == pytest.approx(other, rel=1e-3)
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("fsdp", marks=pytest.mark.integration), pytest.param("ddp", marks=pytest.mark.drill)],
+)
+def test_two_ranks_killed_in_the_middle_of_a_step_go_on_bit_for_bit(corpus, tmp_path, kind):
+    words = ("pretrain", "tiny_method.smoke", f"streams.scenes.corpus={corpus}", f"parallel.kind={kind}")
+
+    def run(name, **environment):
+        return command(
+            *words, "--run-dir", str(tmp_path / name), "--device", "cpu", launcher=TORCHRUN, **environment
+        )
+
+    killed = run("cut", DIE_AT="7")
+    assert killed.returncode != 0
+    assert "Signal 9 (SIGKILL)" in killed.stderr
+    assert len(lines(tmp_path / "cut")) == 7
+    for name in ("cut", "whole"):
+        done = run(name)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(tmp_path / "whole")) == 12
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.integration
+def test_one_process_resumed_as_two_sharded_ranks_takes_the_path_of_one(corpus, tmp_path):
+    settings = ("steps=6", "checkpoint_every=3", "method.noise=0.0", "parallel.kind=fsdp")
+    settings += (f"streams.scenes.corpus={corpus}",)
+    with pytest.raises(KeyboardInterrupt):
+        train(load("tiny_method.smoke", settings), tmp_path / "run", on_checkpoint=_interrupt)
+    ranks(2, tmp_path, "two", 99, *settings)
+    train(load("tiny_method.smoke", settings), tmp_path / "alone")
+    left, right = losses(tmp_path / "run"), losses(tmp_path / "alone")
+    assert [step for step, *_ in left] == [1, 2, 3, 4, 5, 6]
+    assert [loss for _, loss, *_ in left] == pytest.approx([loss for _, loss, *_ in right], rel=1e-4)
+
+
 def test_the_command_refuses_in_one_sentence(tmp_path, capsys):
     run = str(tmp_path / "run")
     assert main(["pretrain", "tiny_method.smoke", "stepz=1", "--run-dir", run]) == 2
