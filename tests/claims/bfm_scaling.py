@@ -5,7 +5,7 @@ same order for the same steps; each is then fine-tuned to classify on nested sha
 weights, the masks and the order. The random start of each size is scored beside it: what size alone brings is not the claim.
 Pictures are a class folder with an index (EuroSAT: columns path, label, split).
 
-    python tests/claims/bfm_scaling.py FOLDER --out runs/claims/bfm [--seeds 3] [--steps 600] [--threads 2]
+    python tests/claims/bfm_scaling.py FOLDER --out runs/claims/bfm [--seeds 3] [--steps 600] [--sizes '64 x1' '64 x4']
 
 Everything is kept under --out and goes on after an interruption. Ends with a table and `scores.json`.
 """
@@ -140,7 +140,7 @@ def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, int, float, str, 
     out = arguments.out
     whole, classes = corpus(arguments.folder, out, 1.0)
     shares = {share: corpus(arguments.folder, out, share)[0] for share in arguments.shares}
-    for seed, size in itertools.product(range(arguments.seeds), SIZES):
+    for seed, size in itertools.product(range(arguments.seeds), arguments.sizes):
         place = out / f"{size.replace(' ', '-')}-seed{seed}"
         began = time.monotonic()
         loop.train(pretraining(size, whole, arguments.steps, seed), place / "mae")
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--tune", type=int, default=150)
     parser.add_argument("--shares", type=float, nargs="+", default=(0.05, 1.0))
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
