@@ -2,24 +2,26 @@
 
 import pytest
 import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
 
 from training import augment
 from training.encoders import Inputs
 from training.feed import Samples
 
 
-def samples(pixels, bands=("B02", "B03", "B04"), nodata=0, dates=None):
+def samples(pixels, bands=("B02", "B03", "B04"), nodata=0, dates=None, layer="s2"):
     batch, times = pixels.shape[:2]
     days = torch.zeros(batch, times, dtype=torch.int32) if dates is None else dates
     return Samples(
         [str(number) for number in range(batch)],
-        {"s2": pixels},
-        {"s2": days},
+        {layer: pixels},
+        {layer: days},
         {},
         torch.zeros(batch, 2),
         torch.zeros(batch),
-        {"s2": bands},
-        {"s2": nodata},
+        {layer: bands},
+        {layer: nodata},
     )
 
 
@@ -99,3 +101,109 @@ def test_crops_have_the_share_of_the_area_that_was_asked_for():
     assert (wide * tall).mean() == pytest.approx(0.25, rel=0.05)
     assert (wide / tall).min() < 0.8
     assert (wide / tall).max() > 1.25
+
+
+def test_pixels_normalised_are_what_prepare_gives_holes_included():
+    gen = torch.Generator().manual_seed(0)
+    reflectance = torch.randint(0, 12, (3, 2, 3, 4, 5), generator=gen).mul(1000).to(torch.uint16)
+    inputs = Inputs(layer="s2", bands=("B04", "B02"), mean=(3000.0, 5000.0), std=(700.0, 2500.0))
+    made, date = samples(reflectance), torch.tensor([1, 0, 1])
+    images = augment.pixels(made, inputs, date)
+    assert images.max() == pytest.approx(1.1)
+    expected = augment.prepare(made, inputs, date)
+    assert (reflectance.int() == 0).any()
+    torch.testing.assert_close(augment.normalise(images, inputs), expected, atol=1e-5, rtol=0)
+
+    colours = torch.randint(0, 3, (8, 1, 3, 5, 5), generator=gen).mul(127).to(torch.uint8)
+    inputs = Inputs(layer="hr", bands=("R", "G", "B"), mean=(120.0, 110.0, 90.0), std=(50.0, 60.0, 70.0))
+    made = samples(
+        colours.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3), layer="hr", bands=("R", "G", "B")
+    )
+    images = augment.pixels(made, inputs)
+    black = (colours[:, 0] == 0).all(1)
+    assert 0 < black.sum() < (colours[:, 0] == 0).any(1).sum()
+    shown = ~black[:, None].expand_as(images)
+    torch.testing.assert_close(images[shown], (colours[:, 0] / 255)[shown])
+    assert augment.normalise(images, inputs)[~shown].abs().max() < 1e-6
+    torch.testing.assert_close(
+        augment.normalise(images, inputs), augment.prepare(made, inputs), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("size", "scale"), [(48, (0.4, 1.0)), (12, (0.05, 0.4)), (140, (0.3, 1.0))])
+def test_views_equal_torchvision_crop_by_crop(mode, antialias, size, scale):
+    gen = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 90, 70, generator=gen)
+    view = augment.draw_views(12, 90, 70, scale, down=0.5, generator=gen)
+    made = augment.render(images, view, size, antialias=antialias, mode=mode)
+    assert made.is_contiguous()
+    for number in range(12):
+        box = view.boxes[number].int().tolist()
+        how = tv.InterpolationMode(mode)
+        one = tv.resized_crop(images[number % 3], *box, [size, size], how, antialias=antialias)
+        one = one.flip(-1) if view.across[number] else one
+        one = one.flip(-2) if view.down[number] else one
+        torch.testing.assert_close(made[number], one, atol=1e-5, rtol=0)
+    assert 0 < view.across.sum() < 12 and 0 < view.down.sum() < 12
+
+
+def test_turned_views_are_transposed_before_they_are_flipped():
+    image = torch.rand(1, 2, 7, 7, generator=torch.Generator().manual_seed(0))
+    draws = torch.tensor([[a, d, t] for a in (0, 1) for d in (0, 1) for t in (0, 1)], dtype=torch.bool)
+    view = augment.View(torch.tensor([[0.0, 0.0, 7.0, 7.0]]).expand(8, 4), *draws.T)
+    for (across, down, turn), made in zip(draws.tolist(), augment.render(image, view, 7), strict=True):
+        one = image[0].transpose(1, 2) if turn else image[0]
+        one = one.flip(1) if down else one
+        one = one.flip(2) if across else one
+        torch.testing.assert_close(made, one, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="8 views are not whole rounds of 3 images"):
+        augment.render(image.expand(3, -1, -1, -1), view, 7)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(512, 512, (0.05, 0.4)), (300, 400, (0.2, 1.0)), (40, 400, (0.5, 1.0))]
+)
+def test_boxes_have_the_law_of_torchvision(height, width, scale):
+    """Two-sample Kolmogorov-Smirnov distances of each edge, area and aspect, at n = 4000 below their 1e-4 quantile."""
+    count = 4000
+    view = augment.draw_views(count, height, width, scale, generator=torch.Generator().manual_seed(0))
+    top, left, tall, wide = view.boxes.T
+    assert torch.equal(view.boxes, view.boxes.round())
+    assert min(top.min(), left.min()) >= 0 and min(tall.min(), wide.min()) >= 1
+    assert (top + tall).max() <= height and (left + wide).max() <= width
+    torch.manual_seed(0)
+    peer, image = v2.RandomResizedCrop(8, scale), [torch.empty(3, height, width)]
+    drawn = [peer.make_params(image) for _ in range(count)]
+    theirs = torch.tensor([[one[key] for key in ("top", "left", "height", "width")] for one in drawn]).float()
+    assert distance(view.boxes[:, 2] * view.boxes[:, 3], theirs[:, 2] * theirs[:, 3]) < 0.05
+    assert distance(view.boxes[:, 3] / view.boxes[:, 2], theirs[:, 3] / theirs[:, 2]) < 0.05
+    for column in range(4):
+        assert distance(view.boxes[:, column], theirs[:, column]) < 0.05
+    assert view.across.float().mean() == pytest.approx(0.5, abs=0.04)
+    assert view.down.sum() == 0 and view.turn is None
+
+
+def distance(one, other):
+    """The largest difference of two empirical distributions."""
+    values = torch.cat([one, other])
+    shares = [torch.searchsorted(part.sort().values, values, right=True) / len(part) for part in (one, other)]
+    return (shares[0] - shares[1]).abs().max()
+
+
+def test_areas_may_be_even_in_their_logarithm():
+    view = augment.draw_views(
+        3000, 1000, 1000, (0.01, 0.49), log_area=True, turn=0.25, generator=torch.Generator().manual_seed(1)
+    )
+    area = (view.boxes[:, 2] * view.boxes[:, 3] / 1e6).log().sort().values
+    expected = torch.linspace(torch.tensor(0.01).log().item(), torch.tensor(0.49).log().item(), 3000)
+    torch.testing.assert_close(area, expected, atol=0.15, rtol=0)
+    assert view.turn.float().mean() == pytest.approx(0.25, abs=0.04)
+
+
+def test_evaluation_sees_the_central_square():
+    view = augment.central_views(5, 30, 50, share=0.25)
+    assert view.boxes.tolist() == [[7.0, 17.0, 15.0, 15.0]] * 5
+    images = torch.rand(5, 1, 30, 50)
+    torch.testing.assert_close(augment.render(images, view, 15), images[:, :, 7:22, 17:32], atol=1e-6, rtol=0)
