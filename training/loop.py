@@ -21,7 +21,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from training import checkpoint as checkpoints
-from training import evaluate, optim, parallel
+from training import evaluate, optim, parallel, ranks
 from training.checkpoint import Checkpoint
 from training.export import export_encoder
 from training.feed import Feed, Samples, statistics
@@ -181,7 +181,7 @@ def _validated(
 ) -> dict[str, float]:
     """Mean losses over the validation split as `val_...`, on every rank alike; rank 0 writes them down."""
     with record.paused() if record is not None else nullcontext():
-        with parallel.autocast(recipe.precision, place.device):
+        with parallel.autocast(recipe.precision, place.device), ranks.alone():  # all ranks see the same samples
             found = evaluate.losses(method, evaluate.held_out(recipe, "val"), place.device)
         values = {f"val_{name}": value for name, value in found.items()}
         if record is not None:

@@ -37,7 +37,7 @@ def groups(method: Method, optim: AnyOptimizer) -> list[dict[str, Any]]:
     found: dict[tuple[float, bool, float, float], tuple[str, list[nn.Parameter]]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            decays = optim.decay == "all" or parameter.ndim >= 2
+            decays = _decays(name, parameter, optim)
             depth = method.last_layer - method.layer_id(name)
             first, last = (method.rate_scale(name, Progress(step, 1)) for step in (0, 1))
             key = (optim.layer_decay**depth, decays, first, last)
@@ -48,6 +48,12 @@ def groups(method: Method, optim: AnyOptimizer) -> list[dict[str, Any]]:
         {"params": parameters, "scale": key[0], "decays": key[1], "weight_decay": 0.0, "name": name}
         for key, (name, parameters) in sorted(found.items(), key=lambda item: item[0], reverse=True)
     ]
+
+
+def _decays(name: str, parameter: nn.Parameter, optim: AnyOptimizer) -> bool:
+    if optim.decay == "maps" and name.rpartition(".")[2] not in ("weight", "weight_v"):
+        return False
+    return optim.decay == "all" or parameter.ndim >= 2
 
 
 def factor(schedule: AnySchedule, progress: Progress) -> float:

@@ -49,8 +49,12 @@ __all__ = [
     "Stream",
     "fill_inputs",
     "load",
+    "protocols",
     "replace",
 ]
+
+PROTOCOLS = "training.protocols"
+"""Where a name without a dot is looked for: a paper's way of fine-tuning on a benchmark, as in gersp_eurosat."""
 
 Statistics = Mapping[str, tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]]
 """layer -> (bands, mean, std), in the order and units of the stored pixels."""
@@ -63,12 +67,16 @@ class Settings(BaseModel):
 
 
 class Stream(Settings):
-    """One source of batches: a split of a sealed corpus, the layers to decode, and its share of the batch."""
+    """One source of batches: a split of a sealed corpus, the layers to decode, and its share of the batch.
+
+    With `share` only that part of the samples is used, of each class alike: always the same, and within any larger one.
+    """
 
     corpus: str
     split: Literal["train", "val", "test"] = "train"
     layers: tuple[str, ...] = Field(min_length=1)
     weight: int = Field(1, ge=1)
+    share: float = Field(1.0, gt=0, le=1)
 
 
 class _Moves(Settings):
@@ -80,7 +88,7 @@ class _Moves(Settings):
     batch_power: float = Field(1.0, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     weight_decay_end: float | None = Field(None, ge=0)
-    decay: Literal["matrices", "all"] = "matrices"
+    decay: Literal["matrices", "maps", "all"] = "matrices"  # maps: matrices but for tokens, positions and scales
     layer_decay: float = Field(1.0, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
 
@@ -325,6 +333,12 @@ def _with_statistics(inputs: Any, statistics: Statistics) -> BaseModel:
 # ---- names and files
 
 
+def protocols() -> tuple[str, ...]:
+    """Names of the protocols there are, which need no dot."""
+    found: list[str] = importlib.import_module(PROTOCOLS).__all__
+    return tuple(found)
+
+
 def _named(address: str) -> Recipe:
     recipe = _function(address)()
     if not isinstance(recipe, Recipe):
@@ -334,8 +348,13 @@ def _named(address: str) -> Recipe:
 
 def _function(address: str) -> Callable[[], object]:
     module_name, _, function = address.rpartition(".")
+    if not module_name and function in protocols():
+        module_name = PROTOCOLS
     if not re.fullmatch(r"\w+(\.\w+)*", module_name) or not function.isidentifier():
-        raise ValueError(f"{address!r} is no recipe's name; write METHOD.RECIPE, as in mae.smoke")
+        raise ValueError(
+            f"{address!r} is no recipe's name; write METHOD.RECIPE, as in mae.smoke, or one of the protocols "
+            f"{', '.join(protocols())}"
+        )
     for candidate in (f"training.methods.{module_name}", module_name):
         try:
             module = importlib.import_module(candidate)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict, Field
+
 if TYPE_CHECKING:
     from training.methods import Progress
 
-__all__ = ["cosine", "linear"]
+__all__ = ["Teaching", "cosine", "linear"]
 
 
 def cosine(start: float, end: float, progress: Progress) -> float:
@@ -31,3 +33,22 @@ def linear(start: float, end: float, progress: Progress, within: float) -> float
     if progress.step >= steps or steps < 2:
         return end
     return start + (end - start) * progress.step / (steps - 1)
+
+
+class Teaching(BaseModel):
+    """How a teacher changes over a run: it follows ever more slowly, and after a while decides less sharply."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    momentum: float = Field(0.996, ge=0, le=1)  # of the average, rising to 1
+    cold: float = Field(0.04, gt=0)  # the temperature to begin with
+    warm: float = Field(0.07, gt=0)
+    warming: float = Field(0.0, ge=0, le=1)  # the share of the run in which it rises
+
+    def temperature(self, progress: Progress) -> float:
+        """Of the teacher's outputs, in the next step."""
+        return linear(self.cold, self.warm, progress, self.warming)
+
+    def inertia(self, progress: Progress) -> float:
+        """How much of itself the teacher keeps after the next step."""
+        return cosine(self.momentum, 1.0, progress)
