@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geodata.sensors import SENSORS
 from training import meter, parallel
-from training.encoders import Inputs
+from training.encoders import Encoder, Inputs
 from training.feed import Samples
 from training.methods import Method, Progress, build
 from training.recipe import Fsdp, Recipe, fill_inputs, replace
@@ -72,13 +72,8 @@ def estimate(recipe: Recipe, gpus: int, memory: float, peak: float | None = None
             "or --gpus"
         )
     local = {name: share // gpus for name, share in shares.items()}
-    ratio = max(local.values())
-    one, two = (
-        _traced(recipe, {name: count * part // ratio or 1 for name, count in local.items()})
-        for part in (1, 2)
-    )
-    kept = one.kept + (two.kept - one.kept) * (ratio - 1)
-    flops = meter.BACKWARD * (one.flops + (two.flops - one.flops) * (ratio - 1))
+    one = _traced(recipe, local)
+    flops = meter.BACKWARD * one.flops
     sharded = isinstance(recipe.parallel, Fsdp) and gpus > 1
     parts = gpus if sharded else 1
     again = 4 / 3 if recipe.activations == "recompute" else 1.0
@@ -89,7 +84,7 @@ def estimate(recipe: Recipe, gpus: int, memory: float, peak: float | None = None
         parameters=4 * one.weights / parts,
         gradients=4 * one.trainable / parts,
         optimizer=8 * one.trainable / parts,
-        activations=kept,
+        activations=one.kept,
         gathered=2 * one.largest * (2 if recipe.precision == "bf16" else 4) if sharded else 0.0,
         room=memory * (1 - RESERVE),
         seconds=seconds,
@@ -114,15 +109,24 @@ def advice(recipe: Recipe, gpus: int, memory: float) -> str | None:
 
 
 def counts(recipe: Recipe) -> dict[str, int]:
-    """Trainable parameters of each part of a recipe's method, and of all of it, from the meta device."""
+    """Parameters of each part of a recipe's method, from the meta device; `encoder` is the one that is kept.
+
+    A part that holds an encoder is counted as that and what stands beside it. `trainable` are those that learn, `all`
+    those that there are: a teacher's, or a frozen encoder's, only follow or stay.
+    """
     with torch.device("meta"):
         method = build(fill_inputs(recipe, _Neutral()).method)
-    found: dict[str, int] = {}
+    encoders = [name for name, module in method.named_modules() if isinstance(module, Encoder)]
+    found = {"encoder": sum(parameter.numel() for parameter in method.encoder.parameters())}
+    learning = whole = 0
     for name, parameter in method.named_parameters():
-        if parameter.requires_grad:
-            part = name.partition(".")[0]
+        held = next((one for one in encoders if one.partition(".")[0] == name.partition(".")[0]), "")
+        part = ".".join(name.split(".")[: 1 + held.count(".")])
+        if part != "encoder":
             found[part] = found.get(part, 0) + parameter.numel()
-    return found | {"all": sum(found.values())}
+        learning += parameter.numel() * parameter.requires_grad
+        whole += parameter.numel()
+    return found | {"trainable": learning, "all": whole}
 
 
 def bytes_of(text: str) -> float:
@@ -170,8 +174,10 @@ class _Trace:
 def _traced(recipe: Recipe, batch: Mapping[str, int]) -> _Trace:
     """Sizes of the method, what autograd keeps of one forward pass, and its operations."""
     recipe = fill_inputs(recipe, _Neutral())
-    with FakeTensorMode():
+    with torch.device("meta"):  # some starts, as of a truncated normal, look at what they drew
         method = build(recipe.method)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method.to_empty(device="cpu")
         module = parallel.wrap(method, replace(recipe, compile=False), parallel.Place())
         held: dict[int, tuple[Any, int]] = {}
         own = {tensor.untyped_storage()._cdata for tensor in (*method.parameters(), *method.buffers())}

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-__all__ = ["BACKWARD", "PEAKS", "Meter", "forward_flops", "memory", "peak_rate"]
+__all__ = ["BACKWARD", "PEAKS", "Meter", "forget_peak", "forward_flops", "memory", "peak_rate"]
 
 BACKWARD = 3
 """Forward and backward over forward alone."""
@@ -33,13 +34,21 @@ PEAKS = {
 """Dense FLOP/s by a part of the device's name (NVIDIA's data sheets; SXM where there are several)."""
 
 _SIDE = 1024
+_STATUS = Path("/proc/self/status")
 
 
 def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-_MISSING = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
+def _cpu_attention_backward(slope: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(slope, query, key, value)
+
+
+_MISSING = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
 """What torch's own table leaves out."""
 
 
@@ -76,8 +85,19 @@ def memory(device: str) -> float:
     """The most memory used so far, GB: of the device, or of this process where the device is the CPU."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if _STATUS.is_file():
+        peak = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e9
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e9 if sys.platform == "darwin" else most * 1024 / 1e9
+
+
+def forget_peak(device: str) -> None:
+    """Let `memory` count from here, for what begins in a process that was used before; only Linux can for a CPU."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _STATUS.is_file():
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident set
 
 
 class Meter:

@@ -1,4 +1,4 @@
-"""Feature pyramids over a plain backbone: four scales made of its maps by transposed convolutions and pooling.
+"""Maps of several scales, whatever the encoder: its own, or four made of a plain one's by transposed convolutions.
 
 The simple pyramid of ViTDet (Li et al. 2022): a map at the stride of the patch becomes ones at a quarter, half, once
 and twice that stride. The billion-scale paper makes all four of the last map for detection and one each of layers 3, 6,
@@ -15,7 +15,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ChannelNorm", "Pyramid"]
+from training.encoders import Encoder, Tokens
+
+__all__ = ["ChannelNorm", "Deepest", "Ends", "Levels", "Pyramid"]
 
 NORM_EPS = 1e-6
 SCALES = (4.0, 2.0, 1.0, 0.5)
@@ -62,6 +64,72 @@ class Pyramid(nn.Module):
             )
         sources = list(maps) * (len(self.names) // len(maps))
         return [self.get_submodule(name)(source) for name, source in zip(self.names, sources, strict=True)]
+
+
+class Levels(nn.Module):
+    """Four maps of an encoded image, finest first: those of an encoder that shrinks, or a `Pyramid` over a plain one's.
+
+    `channels` and `strides` (pixels) are those of the maps. Raises ValueError for encoders that give neither one scale
+    nor four maps.
+    """
+
+    def __init__(
+        self, encoder: Encoder, channels: int = 256, plan: Literal["narrow", "wide"] = "wide"
+    ) -> None:
+        super().__init__()
+        self.pyramid: Pyramid | None = None
+        self.channels, self.strides = encoder.channels, encoder.strides
+        if len(set(encoder.strides)) <= 1:
+            self.pyramid = Pyramid(encoder.width, encoder.patch, channels, plan)
+            self.channels = (self.pyramid.channels,) * len(SCALES)
+            self.strides = tuple(int(encoder.patch / scale) for scale in SCALES)
+        if len(encoder.strides) not in (0, 1, len(SCALES)):
+            raise ValueError(
+                f"four scales are made of 1 or {len(SCALES)} maps, not {len(encoder.strides)}; change the encoder's taps"
+            )
+
+    def forward(self, tokens: Tokens) -> list[Tensor]:
+        """Four maps (B, channels, ., .), finest first."""
+        if self.pyramid is None:
+            return list(tokens.maps)
+        return self.pyramid(tokens.maps or [tokens.map()])
+
+
+class Deepest(nn.Module):
+    """One map as a list: the last an encoder gives, or that of `stage`, from 1, where its maps are of several scales.
+
+    `channels` and `strides` (pixels) have one entry each.
+    """
+
+    def __init__(self, encoder: Encoder, stage: int = len(SCALES)) -> None:
+        super().__init__()
+        self.place = min(stage, len(encoder.strides)) - 1 if len(set(encoder.strides)) > 1 else -1
+        self.channels = (encoder.channels[self.place] if encoder.channels else encoder.width,)
+        self.strides = (encoder.strides[self.place] if encoder.strides else encoder.patch,)
+
+    def forward(self, tokens: Tokens) -> list[Tensor]:
+        """One map (B, channels, h, w)."""
+        return [tokens.maps[self.place] if tokens.maps else tokens.map()]
+
+
+class Ends(nn.Module):
+    """A fine and a deep map: an encoder's first and last, or of a plain one its first at four times its resolution.
+
+    `channels` and `strides` (pixels) have two entries each.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        channels, strides = encoder.channels or (encoder.width,), encoder.strides or (encoder.patch,)
+        grow = len(set(strides)) == 1
+        self.finer = nn.Sequential(*(_level(channels[0], SCALES[0], None) if grow else []))
+        self.channels = channels[0], channels[-1]
+        self.strides = strides[0] // (int(SCALES[0]) if grow else 1), strides[-1]
+
+    def forward(self, tokens: Tokens) -> list[Tensor]:
+        """Two maps (B, channels, ., .), the finer first."""
+        maps = tokens.maps or (tokens.map(),)
+        return [self.finer(maps[0]), maps[-1]]
 
 
 def _level(width: int, scale: float, channels: int | None) -> list[nn.Module]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geodata import codec
+from geodata.benchmarks.dividing import fraction
 from geodata.blobs import Blob, read
 from geodata.errors import Corrupt, Missing
 from geodata.manifest import Unit, open_corpus
@@ -29,6 +30,9 @@ from training.augment import PADDING, UNDATED
 from training.recipe import Stream
 
 __all__ = ["Crew", "Group", "Row", "Samples", "Source"]
+
+STRATIFIED = "class"
+"""The label whose classes all keep the same share of their samples where not all are used."""
 
 T = TypeVar("T")
 
@@ -155,8 +159,10 @@ class Source:
             raise ValueError(
                 f"{where} has no sample in split {stream.split!r}; it has {corpus.counts().get('split', {})}"
             )
-        self.units, self.rows = [unit for unit, _ in parts], [rows for _, rows in parts]
         meta = corpus.meta()
+        if stream.share < 1:
+            parts = _part(parts, stream.share, stratified=STRATIFIED in meta.labels)
+        self.units, self.rows = [unit for unit, _ in parts], [rows for _, rows in parts]
         self.sensors = {sensor.prefix: sensor for sensor in meta.sensors}
         for layer in stream.layers:
             if layer not in self.sensors:
@@ -241,6 +247,24 @@ class Source:
         else:
             memory = torch.from_numpy(self._batches[layer].empty(order, dtype))
         return memory.permute(0, 1, 4, 2, 3) if pictures else memory
+
+
+def _part(
+    parts: Sequence[tuple[Unit, NDArray[np.int64]]], share: float, *, stratified: bool
+) -> list[tuple[Unit, NDArray[np.int64]]]:
+    """Row groups with the rows of a share of their samples, of each class alike where samples have one."""
+    columns = ["sample_id", *([f"label_{STRATIFIED}"] if stratified else [])]
+    tables = [
+        read_group(unit.path, unit.row_group, columns, [], unit.footer_sha256).table for unit, _ in parts
+    ]
+    found = [table.take(rows) for table, (_, rows) in zip(tables, parts, strict=True)]
+    ids = [one for table in found for one in table["sample_id"].to_pylist()]
+    labels = [one for table in found for one in table[columns[1]].to_pylist()] if stratified else None
+    chosen = fraction(ids, labels, share, seed=0)
+    kept = [
+        np.array([one in chosen for one in table["sample_id"].to_pylist()], dtype=bool) for table in found
+    ]
+    return [(unit, rows[keep]) for (unit, rows), keep in zip(parts, kept, strict=True) if keep.any()]
 
 
 def _one_shape(layer: str, rows: Sequence[Row], places: Sequence[Blob]) -> None:

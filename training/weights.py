@@ -1,9 +1,9 @@
 """Weights of other people into our encoders and ours into theirs: safetensors and safely read checkpoints, by name.
 
-Three layouts are understood and told apart by their names: an exported encoder of ours, timm's networks, and the official
-MAE checkpoints with their decoder. Nothing is dropped in silence. What a layout has beyond an encoder (heads, decoders)
-is known by name; anything else left over or missing is an error that names it, because a position table that is quietly
-not loaded costs more than it shows.
+Four layouts are understood and told apart by their names: an exported encoder of ours, timm's networks, and the official
+checkpoints of MAE with their decoder and of PerA with both its networks. Nothing is dropped in silence. What a layout has
+beyond an encoder (heads, decoders, a student) is known by name; anything else left over or missing is an error that names
+it, because a position table that is quietly not loaded costs more than it shows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from geodata.errors import Corrupt, Missing
-from training.encoders import Encoder, hierarchy, vit, vitdet
+from training.encoders import Encoder, adapter, hierarchy, learned, vit, vitdet
 
-__all__ = ["adapted", "card", "for_timm", "is_file", "read", "timm_names"]
+__all__ = ["adapted", "as_pera", "card", "for_timm", "is_file", "read", "timm_names"]
 
 _WRAPPERS = ("model", "state_dict", "teacher", "student", "encoder", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
+_TAUGHT = "teacher.backbone."
+_PERA = {
+    "student.backbone.": "student.encoder.",
+    "student.cls_head.": "student.head.",
+    "teacher.backbone.": "teacher.module.encoder.",
+    "teacher.cls_head.": "teacher.module.head.",
+    "pred_head.mlp0.mlp.": "pixel_head.mlp.",
+    "pred_head.": "pixel_head.",
+    "s_mask_token": "mask_token",
+}
 _BEYOND = re.compile(
     r"^(decoder_|mask_token|head\.|head_dist\.|fc_norm\.|fc\.|pre_logits\.|relative_position_index|.*attn_mask$|"
     r".*relative_position_index$|.*relative_coords_table$)"
@@ -75,9 +85,18 @@ def is_file(path: Path | str) -> bool:
 def adapted(weights: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Tensor]:
     """The state of `encoder` made of weights in any layout understood here.
 
-    Heads and decoders are left out, positions are interpolated to the encoder's grid, a first layer for other channels
-    is refused. Raises ValueError that names the first weights that are left over, missing or of another shape.
+    Heads and decoders are left out, and a student and all heads where a teacher is held as well; positions are
+    interpolated to the encoder's grid, a first layer for other channels is refused; an adapter takes a bare ViT's weights
+    and keeps its own companion. Raises ValueError that names the first weights that are left over, missing or of another
+    shape.
     """
+    taught = [name for name in weights if name.startswith(_TAUGHT)]
+    if taught:
+        return adapted({name.removeprefix(_TAUGHT): weights[name] for name in taught}, encoder)
+    if isinstance(encoder, adapter.Adapter) and not any(name.startswith("inner.") for name in weights):
+        bare = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+        inner = {f"inner.{name}": value for name, value in adapted(bare, encoder.inner).items()}
+        return encoder.state_dict() | inner
     given = {name: value for name, value in weights.items() if not _BEYOND.match(name)}
     if isinstance(encoder, hierarchy.Hierarchy):
         if not any(name.startswith("body.") for name in given):
@@ -135,11 +154,13 @@ def for_timm(encoder: Encoder) -> dict[str, Any] | None:
         return config | {
             "architecture": spec.name,
             "num_features": encoder.width,
-            "model_args": {"in_chans": len(spec.inputs.bands)},
+            "model_args": spec.timm_arguments,
         }
-    if type(spec) is not vit.Spec or spec.branches > 1:
+    if type(spec) not in (vit.Spec, learned.Spec) or not isinstance(spec, vit.Spec):
         return None
-    arguments = {
+    if spec.branches > 1 or spec.norm_eps != 1e-6:  # timm's own epsilon, which its config cannot say
+        return None
+    arguments: dict[str, Any] = {
         "img_size": spec.image,
         "patch_size": spec.patch,
         "embed_dim": spec.width,
@@ -149,6 +170,8 @@ def for_timm(encoder: Encoder) -> dict[str, Any] | None:
         "qkv_bias": spec.has_qkv_bias,
         "in_chans": len(spec.inputs.bands),
     }
+    if isinstance(spec, learned.Spec) and spec.layer_scale is not None:
+        arguments["init_values"] = spec.layer_scale
     return config | {
         "architecture": "vit_base_patch16_224",
         "num_features": spec.width,
@@ -159,6 +182,21 @@ def for_timm(encoder: Encoder) -> dict[str, Any] | None:
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under the names timm gives them."""
     return {name.removeprefix("body."): value.contiguous() for name, value in state.items()}
+
+
+def as_pera(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of `training.methods.pera` from that of the official implementation (`model` of its checkpoints).
+
+    They do not hold the centre, which stays the method's own: `method.load_state_dict(method.state_dict() | as_pera(w))`.
+    Raises ValueError for a name that has no place.
+    """
+    found = {}
+    for name, value in weights.items():
+        old = next((old for old in _PERA if name.startswith(old)), None)
+        if old is None:
+            raise ValueError(f"{name} is no weight of PerA's checkpoints: give what they hold as `model`")
+        found[_PERA[old] + name.removeprefix(old)] = value
+    return found
 
 
 def card(encoder: Encoder, provenance: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ import torch
 from training import evaluate as evaluation
 from training.feed import Feed
 from training.loop import NonFiniteError, Sink, Summary, read_summary, standing, train
+from training.meter import forget_peak, memory
 from training.recipe import Recipe
 
 __all__ = ["Job", "Outcome", "cluster", "fit", "run_many"]
@@ -42,11 +43,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: its summary, and scores by split."""
+    """What came of a job: its summary, scores by split, seconds of scoring, and the most memory used (GB)."""
 
     run_dir: Path
     summary: Summary
     scores: Mapping[str, Mapping[str, float]]
+    seconds: float
+    memory_gb: float
 
 
 @contextmanager
@@ -173,12 +176,18 @@ def _run_one(text: str, run_dir: str, splits: tuple[str, ...], use_gpu: bool, pa
     sys.path[:] = list(dict.fromkeys([*sys.path, *path]))
     torch.set_num_threads(1)
     device = "cuda" if use_gpu else "cpu"
+    forget_peak(device)
     summary = train(Recipe.parse(text), run_dir, device=device)
     recipe, method = evaluation.restore(run_dir, device)
+    began, batch = (
+        time.monotonic(),
+        min(32, recipe.batch),
+    )  # what is scored at once is what was trained at once
     scores = {
-        split: evaluation.evaluate(method, evaluation.held_out(recipe, split), device) for split in splits
+        split: evaluation.evaluate(method, evaluation.held_out(recipe, split, batch), device)
+        for split in splits
     }
-    return Outcome(Path(run_dir), summary, scores)
+    return Outcome(Path(run_dir), summary, scores, time.monotonic() - began, memory(device))
 
 
 def _absolute(recipe: Recipe) -> Recipe:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from training import evaluate
+from training import evaluate, pictures
 from training.feed import once
 from training.loop import train
 from training.methods import Progress
@@ -74,7 +74,7 @@ def pretrained(tmp_path_factory):
 def test_reconstructions_are_triptychs(pretrained, tmp_path):
     recipe, method = evaluate.restore(pretrained[1])
     (batch,) = evaluate.held_out(recipe, "val")
-    paths = evaluate.reconstructions(method, batch["scenes"], tmp_path, count=2)
+    paths = pictures.reconstructions(method, batch["scenes"], tmp_path, count=2)
     assert [path.stem for path in paths] == batch["scenes"].ids[:2]
     with Image.open(paths[0]) as opened:
         picture = opened.convert("RGB")
@@ -93,7 +93,7 @@ def test_a_finetuned_run_is_scored_and_drawn(pretrained, tmp_path):
     scores = evaluate.evaluate(method, evaluate.held_out(recipe, "val", 3))
     assert {"mean_iou", "iou/dark", "iou/bright"} <= scores.keys()
     (batch,) = evaluate.held_out(recipe, "val")
-    (path,) = evaluate.predictions(method, batch["labelled"], tmp_path / "pictures", count=1)
+    (path,) = pictures.predictions(method, batch["labelled"], tmp_path / "pictures", count=1)
     with Image.open(path) as picture:
         size = picture.size
     assert size[0] == 3 * 256 + 8

@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.decoders import growing
 from training.encoders import Inputs, vit
 from training.export import export_encoder
 from training.feed import Samples
 from training.methods import Progress, finetune
 from training.recipe import load
 from training.tasks import classify, segment
+from training.views import Viewing
 
 START = Progress(0, 10)
 INPUTS = Inputs(layer="s2", bands=("B02", "B03", "B04"), mean=(1000.0,) * 3, std=(500.0,) * 3)
 ENCODER = vit.Spec(inputs=INPUTS, image=32, patch=8, width=32, depth=2, heads=2)
-SEGMENT = segment.Spec(classes=("dark", "bright"), codes=(4, 7), channels=8)
+SEGMENT = segment.Spec(classes=("dark", "bright"), codes=(4, 7), decoder=growing.Spec(channels=8))
 CLASSIFY = classify.Spec(classes=("dark", "bright"), label="tone")
 
 
@@ -60,7 +62,7 @@ def exported(tmp_path: Path, spec: vit.Spec = ENCODER) -> tuple[vit.ViT, str]:
 
 def test_a_map_is_learnt_and_held_to_images_never_seen():
     torch.manual_seed(0)
-    model = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER, crop=(0.5, 1.0)))
+    model = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER, views=Viewing(area=(0.5, 1.0))))
     assert learnt(model, steps=60)["mean_iou"] > 0.9
 
 
@@ -75,15 +77,15 @@ def test_labels_follow_their_pixels_through_every_view():
     model = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER))
     samples = labelled()
     images, target = model.views(samples)
-    assert torch.equal(images[:, 0] > 0, target == 1)
+    assert torch.equal(images[:, 0, 0] > 0, target == 1)
     model.eval()
     straight, as_is = model.views(samples)
     assert torch.equal(as_is, model.target(samples))
     assert not torch.equal(images, straight)
-    cropped = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER, crop=(0.3, 0.6)))
+    cropped = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER, views=Viewing(area=(0.3, 0.6))))
     images, target = cropped.views(samples)
-    assert images.shape == (8, 3, 32, 32)
-    assert ((images[:, 0] > 0) == (target == 1)).float().mean() > 0.95  # bilinear pixels, nearest labels
+    assert images.shape == (8, 1, 3, 32, 32)
+    assert ((images[:, 0, 0] > 0) == (target == 1)).float().mean() > 0.95  # bilinear pixels, nearest labels
 
 
 def test_evaluation_repeats_itself():

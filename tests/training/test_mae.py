@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from golden import hash_weights, hashed
+from golden import hash_weights, hashed, stepped
 from torch import Tensor, nn
 
 from training.encoders import Inputs, vit
@@ -66,6 +66,25 @@ def test_the_reference_implementations_numbers_come_out(changes, loss, gradient,
     assert total.item() == pytest.approx(loss, rel=1e-6)
     assert norm.item() == pytest.approx(gradient, rel=1e-5)
     assert model.pixels(features[:, 1:]).sum().item() == pytest.approx(predictions, abs=0.1)
+
+
+def test_the_numbers_of_peras_repository_come_out():
+    """Its norms divide by a larger deviation, its decoder is MAE's own, and it trains with PerA's optimizer."""
+    encoder = PARITY.encoder.model_copy(update={"norm_eps": 1e-5})
+    model = mae.build(PARITY.model_copy(update={"encoder": encoder, "decoder": mae.Decoder()}))
+    hash_weights(model)
+    found = stepped(model, lambda: model.losses(hashed_images(), golden_noise()))
+    totals = [value.total.item() for value, _, _ in found]
+    assert totals[0] == pytest.approx(1.830840, rel=1e-6)
+    assert totals[1:] == pytest.approx([2.688629, 1.484900], rel=1e-5)
+    assert [norm for _, norm, _ in found] == pytest.approx([9.52137, 5.46192, 2.75751], rel=1e-4)
+
+
+def test_the_count_of_peras_table():
+    with torch.device("meta"):
+        model = mae.build(mae.as_pera_repo().method)
+    assert sum(part.numel() for part in model.parameters()) == 111_655_680
+    assert sum(part.numel() for part in model.encoder.parameters()) == 85_647_360
 
 
 def test_the_fixture_itself_is_the_published_one():
@@ -234,6 +253,7 @@ def test_the_decoder_counts_as_the_last_layer():
     ("name", "rate", "steps", "warmup"),
     [
         ("vit_b12x1", 1.2e-3, 780_800, 40 * 488),
+        ("rvsa_b", 1.2e-3, 780_800, 40 * 488),
         ("vit_l12x4", 1.2e-3, 195_200, 40 * 488),
         ("vit_h12x4", 1.2e-3, 195_200, 40 * 488),
         ("vit_g12x4", 8e-4, 195_200, 40 * 488),
@@ -250,6 +270,9 @@ def test_recipes_are_the_papers(name, rate, steps, warmup):
         8,
         16,
     )
+    views = recipe.method.crop, recipe.method.resample, recipe.method.down, recipe.method.turn
+    assert views == ((0.2, 1.0), "bicubic", 0.0 if name == "rvsa_b" else 0.5, 0.0)
+    assert recipe.method.encoder.inputs.mean == pytest.approx((123.675, 116.28, 103.53))
     assert not recipe.method.norm_pix
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-__all__ = ["AnyEncoder", "Encoder", "EncoderSpec", "Inputs", "Tokens", "build", "spec_at"]
+__all__ = ["IMAGENET_RGB", "AnyEncoder", "Encoder", "EncoderSpec", "Inputs", "Tokens", "build", "spec_at"]
 
 
 class Inputs(BaseModel):
@@ -47,6 +47,15 @@ class Inputs(BaseModel):
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std must be positive, not {min(self.std)}: drop the constant band")
         return self
+
+
+IMAGENET_RGB = Inputs(
+    layer="hr",
+    bands=("R", "G", "B"),
+    mean=tuple(255 * value for value in (0.485, 0.456, 0.406)),
+    std=tuple(255 * value for value in (0.229, 0.224, 0.225)),
+)
+"""Pictures of 8 bits a band, normalised by ImageNet's statistics, as most methods' papers do whatever they look at."""
 
 
 class EncoderSpec(BaseModel):
@@ -95,12 +104,15 @@ class Tokens:
 class Encoder(nn.Module):
     """A module that turns images into tokens. L patches, D `width`, P `patch` pixels.
 
+    `channels` and `strides` (pixels) are those of the `maps` it gives, shallow to deep; empty for one that gives none.
     `embed` and `blocks` are its two halves, for methods whose tokens join halfway; `blocks` takes and gives (B, N, D).
     """
 
     spec: EncoderSpec
     width: int
     patch: int
+    channels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
     blocks: nn.Module
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tokens:

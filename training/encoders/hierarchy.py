@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import timm
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from training.encoders import Encoder, EncoderSpec, Inputs, Tokens
@@ -24,14 +24,21 @@ STAGES = 4
 
 
 class Spec(EncoderSpec):
-    """A network of timm by its name, untrained; `image` (pixels) matters to windows and is ignored by convolutions."""
+    """A network of timm by its name, untrained; `image` (pixels) matters to windows and is ignored by convolutions.
 
-    weightless: ClassVar[frozenset[str]] = frozenset({"drop_path", "image"})
+    `output_stride` of 8 or 16 keeps the last stages of a residual network at that stride, with dilated convolutions of
+    the same weights in place of steps, as dense heads such as DeepLab's want it. `channels` makes the stages of a residual
+    network narrower than its name says.
+    """
+
+    weightless: ClassVar[frozenset[str]] = frozenset({"drop_path", "image", "output_stride"})
 
     kind: Literal["hierarchy"] = "hierarchy"
     name: str = "resnet50"
     image: int = Field(224, gt=0)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    output_stride: Literal[8, 16, 32] = 32
+    channels: tuple[int, int, int, int] | None = None
 
     @field_validator("name")
     @classmethod
@@ -43,6 +50,24 @@ class Spec(EncoderSpec):
             )
         return name
 
+    @model_validator(mode="after")
+    def _windows_have_steps(self) -> Spec:
+        if self.name.startswith("swin") and self.output_stride != 32:
+            raise ValueError(
+                f"{self.name} has a stride of 32; output_stride={self.output_stride} is for residual networks"
+            )
+        if self.name.startswith("swin") and self.channels is not None:
+            raise ValueError(
+                f"{self.name} has its own channels; channels={self.channels} is for residual networks"
+            )
+        return self
+
+    @property
+    def timm_arguments(self) -> dict[str, Any]:
+        """What timm must be told besides the name: what changes its weights, and nothing else."""
+        narrow = {} if self.channels is None else {"channels": self.channels}
+        return {"in_chans": len(self.inputs.bands)} | narrow
+
 
 class Hierarchy(Encoder):
     """A timm network without its head. `patch` is the stride of the last stage in pixels, `width` its channels."""
@@ -53,14 +78,16 @@ class Hierarchy(Encoder):
         super().__init__()
         self.spec = spec
         sized: dict[str, Any] = (
-            {"img_size": spec.image, "strict_img_size": False} if spec.name.startswith("swin") else {}
+            {"img_size": spec.image, "strict_img_size": False}
+            if spec.name.startswith("swin")
+            else {"output_stride": spec.output_stride}
         )
         self.body: Any = timm.create_model(
             spec.name,
             pretrained=False,
             num_classes=0,
-            in_chans=len(spec.inputs.bands),
             drop_path_rate=spec.drop_path,
+            **spec.timm_arguments,
             **sized,
         )
         info: Any = self.body.feature_info

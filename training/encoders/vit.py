@@ -48,8 +48,6 @@ __all__ = [
     "vit_l",
 ]
 
-NORM_EPS = 1e-6
-
 
 class Spec(EncoderSpec):
     """A plain ViT: `depth` layers of `branches` attentions and `branches` feed-forwards, `width` channels wide."""
@@ -69,6 +67,7 @@ class Spec(EncoderSpec):
     drop_path: float = Field(
         0.0, ge=0, lt=1
     )  # in training, of the last layer; rises linearly from 0 at the first
+    norm_eps: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _divisible(self) -> Spec:
@@ -101,7 +100,7 @@ class ViT(Encoder):
         self.register_buffer("pos_embed", sincos_table(spec.width, spec.image // spec.patch))  # (1, 1 + L, D)
         rates = [spec.drop_path * index / max(spec.depth - 1, 1) for index in range(spec.depth)]
         self.blocks = nn.Sequential(*(_layer(spec, rate) for rate in rates))
-        self.norm = nn.LayerNorm(spec.width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         initialise(self)
         nn.init.normal_(self.cls_token, std=0.02)
 
@@ -152,7 +151,8 @@ def _layer(spec: Spec, drop_path: float) -> nn.Module:
     if spec.branches > 1:
         return ParallelBlock(spec, drop_path)
     hidden = spec.mlp * spec.width
-    return Block(spec.width, spec.heads, hidden, qkv_bias=spec.has_qkv_bias, drop_path=drop_path)
+    bias, eps = spec.has_qkv_bias, spec.norm_eps
+    return Block(spec.width, spec.heads, hidden, qkv_bias=bias, drop_path=drop_path, norm_eps=eps)
 
 
 Mix = Callable[[Tensor, Sequence["Attention"]], Tensor]
@@ -202,13 +202,20 @@ class Block(nn.Module):
     """One pre-norm layer: x + attention(norm(x)), then x + feed-forward(norm(x)). `drop_path` is its probability."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, *, qkv_bias: bool = True, drop_path: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, qkv_bias=qkv_bias)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, hidden)
 
     def forward(self, tokens: Tensor, mix: Mix | None = None) -> Tensor:
@@ -231,9 +238,9 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, spec: Spec, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.branches, self.drop_path = spec.branches, drop_path
-        self.norm1 = nn.LayerNorm(spec.width, eps=NORM_EPS) if spec.shared_norm else None
-        self.norm2 = nn.LayerNorm(spec.width, eps=NORM_EPS) if spec.shared_norm else None
+        self.branches, self.drop_path, self.norm_eps = spec.branches, drop_path, spec.norm_eps
+        self.norm1 = nn.LayerNorm(spec.width, eps=spec.norm_eps) if spec.shared_norm else None
+        self.norm2 = nn.LayerNorm(spec.width, eps=spec.norm_eps) if spec.shared_norm else None
         self.attns, self.ffns = nn.ModuleList(), nn.ModuleList()
         for _ in range(spec.branches):
             attn = Attention(spec.width, spec.heads, qkv_bias=spec.has_qkv_bias)
@@ -244,12 +251,12 @@ class ParallelBlock(nn.Module):
         """Tokens (B, N, D) through the layer, all branches of a half in one product."""
         kept, attns = self._survivors(tokens), [cast(Attention, branch.attn) for branch in self.attns]
         weight, bias = folded([attn.qkv for attn in attns], self._norms(self.norm1, self.attns), parts=3)
-        inner = (mix or whole)(F.linear(centred(tokens), weight, bias), attns)  # (B, N, C * D)
+        inner = (mix or whole)(F.linear(centred(tokens, self.norm_eps), weight, bias), attns)  # (B, N, C * D)
         tokens = tokens + summed(inner, [attn.proj for attn in attns], kept)
 
         kept, mlps = self._survivors(tokens), [cast(Mlp, branch.mlp) for branch in self.ffns]
         weight, bias = folded([mlp.fc1 for mlp in mlps], self._norms(self.norm2, self.ffns), parts=1)
-        inner = F.gelu(F.linear(centred(tokens), weight, bias))  # (B, N, C * 4D)
+        inner = F.gelu(F.linear(centred(tokens, self.norm_eps), weight, bias))  # (B, N, C * 4D)
         return tokens + summed(inner, [mlp.fc2 for mlp in mlps], kept)
 
     def _norms(self, shared: nn.LayerNorm | None, branches: nn.ModuleList) -> list[nn.LayerNorm]:
@@ -266,7 +273,7 @@ class ParallelBlock(nn.Module):
 
 
 def _branch(spec: Spec, **body: nn.Module) -> nn.Sequential:
-    norm = {} if spec.shared_norm else {"norm": nn.LayerNorm(spec.width, eps=NORM_EPS)}
+    norm = {} if spec.shared_norm else {"norm": nn.LayerNorm(spec.width, eps=spec.norm_eps)}
     return nn.Sequential(OrderedDict(norm | body))
 
 
@@ -281,9 +288,9 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
     return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
-def centred(tokens: Tensor) -> Tensor:
+def centred(tokens: Tensor, eps: float) -> Tensor:
     """Layer norm without scale and shift: the part the branches share."""
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
 
 
 def folded(maps: Sequence[nn.Linear], norms: Sequence[nn.LayerNorm], *, parts: int) -> tuple[Tensor, Tensor]:

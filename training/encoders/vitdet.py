@@ -71,6 +71,7 @@ class ViTDet(vit.ViT):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
+        self.channels, self.strides = (spec.width,) * len(spec.taps), (spec.patch,) * len(spec.taps)
         table = vit.sincos_table(spec.width, spec.table_side)
         del self.pos_embed, self.cls_token
         self.pos_embed = nn.Parameter(table)  # (1, 1 + L, D), the class token's entry kept for its place

@@ -8,24 +8,47 @@ was: the linear probe.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import model_validator
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from training import augment, encoders, tasks, weights
-from training.encoders import AnyEncoder, Encoder, Inputs, Tokens, vit
+from training import encoders, tasks, weights
+from training.augment import PADDING
+from training.encoders import (
+    AnyEncoder,
+    Encoder,
+    EncoderSpec,
+    Inputs,
+    Tokens,
+    adapter,
+    hierarchy,
+    vit,
+    vitdet,
+)
 from training.export import load_encoder
-from training.methods import Crop, Losses, Method, MethodSpec, Progress
+from training.methods import Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
 from training.recipe import Cosine, Optimizer, Recipe, Stream, replace
-from training.tasks import AnyTask, Task, classify, segment
+from training.sliding import sliding
+from training.tasks import AnyTask, Series, Task, classify, segment
+from training.views import Viewing, drawn, whole
 
 if TYPE_CHECKING:
     from training.feed import Samples
 
-__all__ = ["FineTune", "Spec", "build"]
+__all__ = ["FineTune", "Spec", "Window", "build"]
+
+
+class Window(BaseModel):
+    """Large images are looked at through windows of `size` pixels every `stride`, their logits averaged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(512, gt=0)
+    stride: int = Field(384, gt=0)
 
 
 class Spec(MethodSpec):
@@ -33,13 +56,22 @@ class Spec(MethodSpec):
 
     `init` is the folder of an exported encoder, or a file of weights in timm's or MAE's names; without it the encoder
     starts from chance. `encoder` may be left out for a folder, and must agree with what `init` holds when both are given.
+    `form` is how the encoder is put to use: as it is; a plain ViT with windows and relative positions for images of
+    `views.crop` pixels (`vitdet`) or with a convolutional companion (`adapter`); a residual network with its last stages
+    `dilated` to a stride of 8. An encoder that a form is not made for stays as it is. `scored` says what counts as one:
+    a sample; a scene, whose chips are put together where they overlap; or a sample and, for change, its next month.
     """
 
     task: AnyTask
     encoder: AnyEncoder | None = None
     init: str | None = None
     freeze: bool = False  # train the head alone
-    crop: Crop | None = None  # None: views are whole chips
+    form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
+    drop_path: float | None = Field(None, ge=0, lt=1)  # None: what the encoder's spec says
+    inputs: Inputs | None = None  # read in place of what the encoder was made for, as many bands
+    views: Viewing = Viewing()
+    window: Window | None = None  # None: images are looked at whole
+    scored: Literal["samples", "scenes", "months"] = "samples"
 
     @model_validator(mode="after")
     def _some_encoder(self) -> Spec:
@@ -51,7 +83,7 @@ class Spec(MethodSpec):
 
 
 class FineTune(Method):
-    """An encoder under one head. Letters: B batch, S input channels, D width."""
+    """An encoder under one head. Letters: B batch, T dates, S input channels, D width."""
 
     encoder: Encoder
     task: Task
@@ -73,14 +105,31 @@ class FineTune(Method):
 
     def forward(self, batch: Mapping[str, Samples], progress: Progress) -> Losses:
         """The task's losses on views of the labelled samples; in evaluation, on the chips as they are."""
-        images, target = self.views(batch["labelled"])  # (B, S, H, W), (B, ...)
-        return self.task(self.features(images), target)
+        samples = batch["labelled"]
+        images, target = self.views(samples)  # (B, T, S, H, W), (B, ...)
+        return self.task(self.features(images, samples), target)
 
     def predict(self, samples: Samples) -> Tensor:
         """The task's predictions on whole chips, in the form of its target."""
-        images = augment.prepare(samples, self.inputs)
-        height, width = images.shape[-2:]
-        return self.task.predict(self.features(images), (height, width))
+        return self.task.decide(self.logits(samples))
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Logits of whole chips, (B, K) or (B, K, H, W); those of large images are averaged over windows."""
+        images = whole(samples, self.inputs, self.spec.views, self.dates(samples))  # (B, T, S, H, W)
+        height, width = samples.layers[self.inputs.layer].shape[-2:]
+        window = self.spec.window
+        if not self.task.dense or window is None or max(images.shape[-2:]) <= window.size:
+            return self.task.logits(self.features(images, samples), (height, width))
+
+        def of_window(part: Tensor) -> Tensor:
+            features = self.features(part.unflatten(1, images.shape[1:3]), samples)
+            return self.task.logits(features, (part.shape[-2], part.shape[-1]))
+
+        classes = len(self.spec.task.classes)
+        found = sliding(of_window, images.flatten(1, 2), window.size, window.stride, classes)
+        if found.shape[-2:] != (height, width):
+            found = F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+        return found
 
     def target(self, samples: Samples) -> Tensor:
         """What `predict` should have said."""
@@ -90,23 +139,37 @@ class FineTune(Method):
         """An empty metric of the task."""
         return self.task.metric()
 
-    def features(self, images: Tensor) -> Tokens:
-        """Encoded images; no gradient is kept for a frozen encoder."""
+    @property
+    def scored(self) -> str:
+        """What counts as one thing to be scored."""
+        return self.spec.scored
+
+    def features(self, images: Tensor, samples: Samples) -> Tokens | Series:
+        """Encoded images (B, T, S, H, W), all dates in one batch; no gradient is kept for a frozen encoder."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.spec.freeze):
-            return self.encoder(images)
+            tokens = self.encoder(images.flatten(0, 1))
+        if self.task.dates == "one":
+            return tokens
+        days = samples.dates[self.inputs.layer][:, : images.shape[1]].long()  # (B, T)
+        return Series(tokens, days != PADDING, days)
 
     def views(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Normalised images and their targets; in training flipped, turned and cropped, dense targets alike."""
-        images, target = augment.prepare(samples, self.inputs), self.task.target(samples)
+        """Normalised images (B, T, S, H, W) and their targets; in training cut, turned and coloured, labels alike."""
+        target, dates = self.task.target(samples), self.dates(samples)
         if not self.training:
-            return images, target
+            return whole(samples, self.inputs, self.spec.views, dates), target
         labels = target if self.task.dense else None
-        if self.spec.crop is not None:
-            images, labels = augment.random_resized_crop(
-                images, images.shape[-1], self.spec.crop, labels=labels
-            )
-        images, labels = augment.dihedral(images, labels)
+        images, labels = drawn(samples, self.inputs, self.spec.views, dates, labels)
         return images, target if labels is None else labels
+
+    def dates(self, samples: Samples) -> int:
+        """How many dates of the samples the task looks at. Raises ValueError where a pair is wanted and is not there."""
+        held = samples.dates[self.inputs.layer].shape[1]
+        if self.task.dates == "pair" and held < 2:
+            raise ValueError(
+                f"the task compares two dates of {self.inputs.layer!r}, the samples have {held}; choose a corpus of pairs"
+            )
+        return {"one": 1, "pair": 2, "series": held}[self.task.dates]
 
     @property
     def inputs(self) -> Inputs:
@@ -128,15 +191,15 @@ def _encoder(spec: Spec) -> Encoder:
     """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
     if spec.init is None:
         assert spec.encoder is not None  # the spec saw to it
-        return encoders.build(spec.encoder)
+        return encoders.build(_shaped(spec.encoder, spec))
     bare = weights.is_file(spec.init)
     with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
         loaded = None if bare else load_encoder(spec.init)
-    if spec.encoder is None:
+    wanted = spec.encoder
+    if wanted is None:
         if loaded is None:
             raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
-        return loaded
-    wanted = spec.encoder
+        wanted = loaded.spec
     if loaded is not None:
         different = wanted.unlike(loaded.spec)
         if different:
@@ -145,10 +208,39 @@ def _encoder(spec: Spec) -> Encoder:
                 "make them agree or set method.encoder=null"
             )
         wanted = wanted.model_copy(update={"inputs": loaded.spec.inputs})
-    encoder = encoders.build(wanted)
+    encoder = encoders.build(_shaped(wanted, spec))
     held = weights.read(spec.init) if loaded is None else loaded.state_dict()
     encoder.load_state_dict(weights.adapted(held, encoder))
     return encoder
+
+
+def _shaped(wanted: EncoderSpec, spec: Spec) -> EncoderSpec:
+    """The encoder's spec in the form, with the bands and with the drop path that fine-tuning asks for."""
+    if spec.inputs is not None:
+        made, asked = len(wanted.inputs.bands), len(spec.inputs.bands)
+        if made != asked:
+            raise ValueError(f"the encoder reads {made} bands, method.inputs names {asked}: name as many")
+        wanted = wanted.model_copy(update={"inputs": spec.inputs})
+    if spec.drop_path is not None:
+        if "drop_path" not in type(wanted).model_fields:
+            raise ValueError(
+                f"an encoder of kind {wanted.kind!r} has no drop path: set method.drop_path=null"
+            )
+        wanted = wanted.model_copy(update={"drop_path": spec.drop_path})
+    if spec.form == "vitdet" and type(wanted) is vit.Spec:
+        return _windowed(wanted, spec.views.crop or spec.views.side or wanted.image)
+    if spec.form == "adapter" and isinstance(wanted, vit.Spec) and not isinstance(wanted, vitdet.Spec):
+        return adapter.Spec(inner=wanted, inputs=wanted.inputs)
+    if spec.form == "dilated" and isinstance(wanted, hierarchy.Spec) and not wanted.name.startswith("swin"):
+        return wanted.model_copy(update={"output_stride": 8})
+    return wanted
+
+
+def _windowed(plain: vit.Spec, image: int) -> vitdet.Spec:
+    """A plain ViT as ViTDet: global layers and maps at the quarters of its depth."""
+    quarters = tuple(sorted({max(1, plain.depth * part // 4) for part in (1, 2, 3, 4)}))
+    fields = {name: getattr(plain, name) for name in vit.Spec.model_fields if name not in ("kind", "image")}
+    return vitdet.Spec(**fields, image=image, positions=plain.image, whole=quarters, taps=quarters)
 
 
 def build(spec: Spec) -> FineTune:

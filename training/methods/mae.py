@@ -14,24 +14,24 @@ Letters: B batch, S input channels, L patches, K seen, M hidden (K + M = L), P p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training import augment
-from training.encoders import vit
-from training.masking import gather, random_split
+from training.encoders import IMAGENET_RGB, vit
+from training.masking import noise, random_split
 from training.methods import Crop, Losses, Method, MethodSpec, Progress
 from training.objectives import masked_mse, standardise
 from training.recipe import Cosine, Fsdp, Optimizer, Recipe, Stream, replace
+from training.reconstruction import Reconstruction, picked, reconstruction
 
 if TYPE_CHECKING:
     from training.feed import Samples
 
-__all__ = ["MAE", "Decoder", "Reconstruction", "Spec", "build"]
+__all__ = ["MAE", "Decoder", "Spec", "build"]
 
 
 class Decoder(BaseModel):
@@ -54,18 +54,9 @@ class Spec(MethodSpec):
         False  # guess patches standardised one by one; the billion-scale paper guesses plain pixels
     )
     crop: Crop = (0.2, 1.0)
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Three images (B, S, H, W) in the units of the stored pixels: what was there, what was shown, what was guessed.
-
-    Hidden patches are 0 in `masked`; visible patches of `guessed` are the original's.
-    """
-
-    original: Tensor
-    masked: Tensor
-    guessed: Tensor
+    resample: Literal["bilinear", "bicubic"] = "bicubic"
+    down: float = Field(0.5, ge=0, le=1)  # probability of an upside-down view, beside half of them mirrored
+    turn: float = Field(0.0, ge=0, le=1)  # probability of a quarter turn, which the papers do not make
 
 
 class MAE(Method):
@@ -82,9 +73,10 @@ class MAE(Method):
         self.decoder_pos_embed: Tensor
         table = vit.sincos_table(narrow, spec.encoder.image // spec.encoder.patch)
         self.register_buffer("decoder_pos_embed", table)  # (1, 1 + L, narrow)
-        layers = (vit.Block(narrow, spec.decoder.heads, 4 * narrow) for _ in range(spec.decoder.depth))
+        heads, depth, eps = spec.decoder.heads, spec.decoder.depth, spec.encoder.norm_eps
+        layers = (vit.Block(narrow, heads, 4 * narrow, norm_eps=eps) for _ in range(depth))
         self.decoder_blocks = nn.Sequential(*layers)
-        self.decoder_norm = nn.LayerNorm(narrow, eps=vit.NORM_EPS)
+        self.decoder_norm = nn.LayerNorm(narrow, eps=eps)
         self.decoder_pred = nn.Linear(narrow, spec.encoder.patch**2 * len(spec.encoder.inputs.bands))
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             vit.initialise(part)
@@ -124,27 +116,27 @@ class MAE(Method):
 
     def target(self, images: Tensor, hidden: Tensor) -> Tensor:
         """The pixels (B, M, V) of the hidden patches, row, column, then channel."""
-        patches = gather(vit.patchify(images, self.encoder.patch), hidden)  # (B, M, S, P, P)
-        return patches.permute(0, 1, 3, 4, 2).flatten(2)
+        return picked(images, hidden, self.encoder.patch)
 
     def views(self, samples: Samples) -> Tensor:
         """Normalised views (B, S, H, W) of the spec's size.
 
-        In training a random date, crop, flip and quarter turn; else the first date's centre.
+        In training a random date, crop, flip and turn; else the first date's centre.
         """
-        inputs, size = self.spec.encoder.inputs, self.spec.encoder.image
+        spec, inputs, size = self.spec, self.spec.encoder.inputs, self.spec.encoder.image
         if not self.training:
             return _centre(augment.prepare(samples, inputs), size)
-        images = augment.prepare(samples, inputs, augment.any_date(samples, inputs.layer))
-        images, _ = augment.random_resized_crop(images, size, self.spec.crop)
-        return augment.dihedral(images)[0]
+        images = augment.pixels(samples, inputs, augment.any_date(samples, inputs.layer))
+        count, height, width = len(images), *images.shape[-2:]
+        view = augment.draw_views(
+            count, height, width, spec.crop, down=spec.down, turn=spec.turn, device=images.device
+        )
+        return augment.normalise(augment.render(images, view, size, mode=spec.resample), inputs)
 
     def noise(self, images: Tensor) -> Tensor:
         """Uniform noise (B, L) that orders the patches; the same for every batch of one size in evaluation."""
-        shape = images.shape[0], (self.spec.encoder.image // self.spec.encoder.patch) ** 2
-        if self.training:
-            return torch.rand(shape, device=images.device)
-        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(images.device)
+        patches = (self.spec.encoder.image // self.spec.encoder.patch) ** 2
+        return noise(len(images), patches, images.device, fixed=not self.training)
 
     @torch.no_grad()
     def reconstruct(self, samples: Samples) -> Reconstruction:
@@ -159,21 +151,7 @@ class MAE(Method):
         if self.spec.norm_pix:
             _, mean, deviation = standardise(self.target(images, hidden))
             guess = guess * deviation + mean
-        shown = self._painted(torch.ones_like(self.target(images, seen)), seen)  # (B, S, H, W), 1 where seen
-        guessed = images * shown + self._painted(guess, hidden)
-        mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics())
-        original = images * std + mean
-        return Reconstruction(original, original * shown, guessed * std + mean)
-
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return self.spec.encoder.inputs.mean, self.spec.encoder.inputs.std
-
-    def _painted(self, values: Tensor, where: Tensor) -> Tensor:
-        """Images (B, S, H, W) with patches' values (B, N, V) at their places `where` (B, N), 0 elsewhere."""
-        patch, side = self.encoder.patch, self.spec.encoder.image // self.encoder.patch
-        grid = values.new_zeros(len(where), side * side, values.shape[-1])
-        grid = grid.scatter(1, where[..., None].expand_as(values), values)
-        return vit.unpatchify(grid.unflatten(-1, (patch, patch, -1)).permute(0, 1, 4, 2, 3), side, side)
+        return reconstruction(images, seen, hidden, guess, self.spec.encoder.inputs)
 
     @property
     def last_layer(self) -> int:
@@ -203,13 +181,13 @@ def build(spec: Spec) -> MAE:
 
 
 # Recipes. The billion-scale paper (sec. III and IV, table II): Million-AID, 400 epochs of 488 steps, 10 % of them
-# warmup, AdamW as in MAE; its views are crops with flips, ours turn by quarters as well.
+# warmup, AdamW as in MAE; crops and both flips, normalised by ImageNet's statistics.
 
 
 def vit_b12x1() -> Recipe:
     """86 M. The paper took these weights from RVSA, which trained for 1600 epochs with 40 of warmup."""
     return Recipe(
-        method=Spec(encoder=vit.vit_b12x1()),
+        method=Spec(encoder=vit.vit_b12x1(IMAGENET_RGB)),
         streams={"scenes": Stream(corpus="runs/corpora/million_aid@1", layers=("hr",))},
         batch=2048,
         steps=1600 * 488,
@@ -219,21 +197,49 @@ def vit_b12x1() -> Recipe:
     )
 
 
+def rvsa_b() -> Recipe:
+    """86 M, as RVSA made the weights that the paper starts from: no view is upside down."""
+    return replace(vit_b12x1(), method=Spec(encoder=vit.vit_b12x1(IMAGENET_RGB), down=0.0))
+
+
 def vit_l12x4() -> Recipe:
     """605 M in 12 layers of four branches."""
-    method = Spec(encoder=vit.l12x4())
+    method = Spec(encoder=vit.l12x4(IMAGENET_RGB))
     return replace(vit_b12x1(), method=method, steps=400 * 488, schedule=Cosine(warmup=0.1))
 
 
 def vit_h12x4() -> Recipe:
     """1.36 B, sharded."""
-    return replace(vit_l12x4(), method=Spec(encoder=vit.h12x4()), parallel=Fsdp())
+    return replace(vit_l12x4(), method=Spec(encoder=vit.h12x4(IMAGENET_RGB)), parallel=Fsdp())
 
 
 def vit_g12x4() -> Recipe:
     """2.42 B. The paper lowers the rate here: 1.5e-4 did not converge."""
     base = vit_h12x4()
-    return replace(base, method=Spec(encoder=vit.g12x4()), optim=replace(base.optim, lr_per_256=1e-4))
+    return replace(base, method=Spec(encoder=vit.g12x4(IMAGENET_RGB)), optim=replace(base.optim, lr_per_256=1e-4))
+
+
+def as_pera_repo() -> Recipe:
+    """ViT-B/16 as PerA's repository trains it for table 9: crops of 448 pixels, PerA's optimizer, one flip; 84.9."""
+    encoder = replace(vit.vit_b12x1(IMAGENET_RGB), image=448, norm_eps=1e-5)
+    return replace(
+        vit_b12x1(),
+        method=Spec(encoder=encoder, crop=(0.4, 1.0), down=0.0),
+        streams={"scenes": Stream(corpus="runs/corpora/rsrsd_100k@1", layers=("hr",))},
+        batch=192,
+        steps=200 * 520,
+        optim=Optimizer(
+            lr_per_256=1e-3,
+            batch_power=0.0,
+            weight_decay=0.04,
+            weight_decay_end=0.2,
+            decay="all",
+            betas=(0.9, 0.999),
+            eps=2e-5,
+            clip=3.0,
+        ),
+        schedule=Cosine(warmup=0.1, floor=1e-3, inclusive=True),
+    )
 
 
 def demo() -> Recipe:
@@ -242,7 +248,9 @@ def demo() -> Recipe:
     Crops stay near the chip's own scale, at which it will be mapped: there is only one sensor and one GSD.
     """
     return Recipe(
-        method=Spec(encoder=vit.demo(), decoder=Decoder(width=64, depth=1, heads=4), crop=(0.6, 1.0)),
+        method=Spec(
+            encoder=vit.demo(), decoder=Decoder(width=64, depth=1, heads=4), crop=(0.6, 1.0), turn=0.5
+        ),
         streams={"scenes": Stream(corpus="runs/corpora/demo@1", layers=("s2",))},
         batch=64,
         steps=600,
@@ -254,7 +262,7 @@ def demo() -> Recipe:
 def smoke() -> Recipe:
     """The invented Earth, ten bands, two branches a layer: seconds."""
     return Recipe(
-        method=Spec(encoder=vit.smoke(), decoder=Decoder(width=64, depth=1, heads=4)),
+        method=Spec(encoder=vit.smoke(), decoder=Decoder(width=64, depth=1, heads=4), turn=0.5),
         streams={"scenes": Stream(corpus="runs/corpora/smoke@1", layers=("s2",))},
         batch=16,
         steps=40,
