@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from geodata.sensors import Sensor
 
 Pixels = NDArray[Any]
+Unit = Literal["stored", "reflectance", "dB", "power"]
+"""What numbers in a file mean: the sensor's stored unit, reflectance from 0 to 1, decibels, or linear power."""
 Remover = Literal["source", "us", "none"]
 """Who took the offset off: the archive, we, or nobody because there is none."""
 
@@ -156,6 +158,22 @@ def to_centi_db(
         numbers = 10.0 * np.log10(np.where(lacking, 1.0, numbers))
     hundredths = np.rint(100 * np.clip(np.where(lacking, 0.0, numbers), *DB_RANGE))
     return np.where(lacking, RADAR_NONE, hundredths).astype(np.int16)
+
+
+def as_stored(values: Pixels, lacking: NDArray[np.bool_], sensor: Sensor, unit: Unit) -> Pixels:
+    """Numbers of a file (any shape) as a sensor's are stored, its nodata where they are `lacking`.
+
+    A measured value never takes the code for none: it is moved to the next.
+    """
+    if unit in ("dB", "power"):
+        return to_centi_db(values, "dB" if unit == "dB" else "power", lacking)
+    numbers = np.where(lacking, 1, values).astype(np.float64)
+    if unit == "reflectance":
+        numbers = numbers / sensor.scale
+    limits: Any = np.iinfo(sensor.dtype)
+    least = limits.min + int(sensor.nodata == limits.min and sensor.kind != "optical")
+    most = limits.max - int(sensor.nodata == limits.max)
+    return np.where(lacking, sensor.nodata, np.clip(np.rint(numbers), least, most)).astype(sensor.dtype)
 
 
 def _percentiles(sensor: Sensor, pixels: Pixels) -> dict[str, float]:

@@ -24,14 +24,13 @@ from rasterio.warp import transform_bounds
 
 from geodata.errors import Corrupt, Missing
 from geodata.grid import Bounds, Grid
-from geodata.radiometry import harmonise, offset_remover, to_centi_db
+from geodata.radiometry import Unit, as_stored, harmonise, offset_remover
 from geodata.sensors import Sensor
 from geodata.sensors import sensor as sensor_called
 from geodata.source import ImagerySource, Period, Raster, Scene, Value, at_home, regrid, warp
 from geodata.sources import cog
 from geodata.sources.naming import SCL, WHOLE, Named, Pattern, band_of, listed, scenes_of
 
-Unit = Literal["stored", "reflectance", "dB", "power"]
 Offset = Literal["none", "remove", "baseline"]
 
 SENTINEL2_NAMES = "{tile}_{date:%Y%m%dT%H%M%S}_{band}.*"
@@ -262,19 +261,10 @@ class FileSource:
 
     def _stored(self, values: NDArray[Any], none: float) -> NDArray[Any]:
         """From the file's units to the sensor's; a measured value never takes the code for none."""
-        kept, to = self.sensor, np.dtype(self.sensor.dtype)
-        if self.unit == "stored" and values.dtype == to:
+        if self.unit == "stored" and values.dtype == self.sensor.numpy_dtype:
             return values
         lacking = np.isnan(values) if none != none else values == none
-        if self.unit in ("dB", "power"):
-            return to_centi_db(values, self.unit, lacking)
-        numbers = np.where(lacking, 1, values).astype(np.float64)
-        if self.unit == "reflectance":
-            numbers = numbers / kept.scale
-        limits: Any = np.iinfo(self.sensor.dtype)
-        least = limits.min + int(kept.nodata == limits.min and kept.kind != "optical")
-        most = limits.max - int(kept.nodata == limits.max)
-        return np.where(lacking, kept.nodata, np.clip(np.rint(numbers), least, most)).astype(to)
+        return as_stored(values, lacking, self.sensor, self.unit)
 
     def _classified(self, scene: Scene, grid: Grid) -> NDArray[np.uint8] | None:
         asset = scene.asset(SCL)
