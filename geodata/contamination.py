@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Footprint:
     """A downstream data set: what it is for, how well its places are known, and who says so."""
 
     name: str
@@ -76,18 +76,18 @@ class Match:
 
 
 @functools.cache
-def benchmarks() -> Mapping[str, Benchmark]:
+def benchmarks() -> Mapping[str, Footprint]:
     """The benchmarks that are known here, by name."""
     text = importlib.resources.files("geodata").joinpath("data/benchmarks.json").read_text(encoding="utf-8")
     return {
-        name: Benchmark(
+        name: Footprint(
             name, known["task"], known["precision"], known["source"], tuple(map(_place, known["places"]))
         )
         for name, known in json.loads(text)["benchmarks"].items()
     }
 
 
-def known(names: Sequence[str]) -> tuple[Benchmark, ...]:
+def known(names: Sequence[str]) -> tuple[Footprint, ...]:
     """Benchmarks by their names; 'all' stands for all. Raises ValueError with the names there are."""
     every = benchmarks()
     for name in names:

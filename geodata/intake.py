@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from geodata import codec
 from geodata.archive import Files, opened
@@ -35,6 +36,20 @@ UNLABELLED = "unlabelled"
 """The stratum of pictures without a label."""
 
 
+class Made(Protocol):
+    """Settings that a corpus is made of."""
+
+    @property
+    def address(self) -> str:
+        """name@version."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What the settings decide."""
+        ...
+
+
 def import_shard(
     shard: FolderShard, spec: FolderSpec, classes: Mapping[str, tuple[str, ...]], root: Path
 ) -> ShardRecord:
@@ -56,7 +71,7 @@ def import_shard(
     return record
 
 
-def sealed(shard: FolderShard, spec: FolderSpec, root: Path) -> ShardRecord | None:
+def sealed(shard: FolderShard, spec: Made, root: Path) -> ShardRecord | None:
     """The record of a shard that is there and holds exactly the planned pictures; None when it must be made.
 
     Raises ValueError when it belongs to another corpus.

@@ -127,8 +127,36 @@ PHOTO = replace(
 )
 """A picture of anything, from a folder: it need not lie anywhere, and its GSD is a placeholder where nobody told it."""
 LANDCOVER = Sensor("landcover", "lc", "map", (Band("class", 10.0),), 10.0, "uint8", 255, "class code", 1.0)
+MASK = Sensor("mask", "mask", "map", (Band("class", 1.0),), 1.0, "uint8", 255, "class index", 1.0)
+"""The classes of a benchmark, pixel by pixel, in the order it lists them; 255 is scored by nobody."""
+PLANET = Sensor(
+    "planet_fusion",
+    "ps",
+    "multispectral",
+    (Band("B", 3.0, 485.0), Band("G", 3.0, 545.0), Band("R", 3.0, 630.0), Band("NIR", 3.0, 820.0)),
+    3.0,
+    "uint16",
+    0,
+    "surface reflectance",
+    1e-4,
+)
+MODIS_NDVI = Sensor(
+    "modis_ndvi", "ndvi", "multispectral", (Band("NDVI", 231.656),), 231.656, "int16", -3000, "1", 1e-4
+)
+"""MOD13Q1: the NDVI of sixteen days."""
 
-SENSORS = (OPTICAL, PHOTO, SENTINEL2_L1C, SENTINEL2_L2A, SENTINEL2, SENTINEL1, LANDCOVER)
+SENSORS = (
+    OPTICAL,
+    PHOTO,
+    SENTINEL2_L1C,
+    SENTINEL2_L2A,
+    SENTINEL2,
+    SENTINEL1,
+    LANDCOVER,
+    MASK,
+    PLANET,
+    MODIS_NDVI,
+)
 
 
 def sensor(name: str) -> Sensor:
