@@ -408,6 +408,44 @@ def import_(
 
 
 @app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="A benchmark; of one divided in several ways, one of them.")],
+    folder: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Where the data set lies, as it was published.")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of all runs.", show_default=True)] = RUNS,
+    workers: Workers = None,
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Make the labelled corpus of a downstream benchmark, or list what its folder lacks.
+
+    Examples: `swath prepare eurosat_rgb_500 --root ~/eurosat_rgb` · `swath prepare aid_tr20_0 --root ~/AID` ·
+    `swath prepare potsdam --root ~/Potsdam --out /data/runs`
+    """
+    home = _prepared(out, tracking)
+    from geodata import prepare as benchmarks
+    from geodata.benchmarks import check
+    from pipelines import corpora
+    from pipelines import prepare as flows
+
+    changes = tuple(overrides or ())
+    spec = benchmarks.load(name, folder, changes)
+    wanted = flows.wanted(spec, home)
+    if corpora.sealed(wanted, reuse=reuse) is None:
+        missing = check(spec.benchmark, folder.expanduser())
+        for line in missing:
+            print(line)
+        if missing:
+            raise RuntimeError(f"{name} cannot be prepared from {folder}: what it lacks is listed above")
+        flows.make(name, str(folder), changes, str(home.root), workers, reuse)
+    else:
+        say(f"corpus {wanted.address} is sealed; nothing to do")
+    print(wanted.path)
+
+
+@app.command()
 def retry(
     name: Annotated[str, typer.Argument(help="A sealed corpus: NAME@VERSION.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[version=V]")] = None,
@@ -543,42 +581,91 @@ def profile(
 
 @app.command()
 def transfer(
-    name: Annotated[str, typer.Argument(help="A fine-tuning recipe: finetune.segment_smoke, or a file.")],
-    overrides: Overrides = None,
     encoder: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--encoder",
-            metavar="NAME@VERSION",
-            help="Where to start from, repeated: an encoder, a folder, or `random`.",
+        str,
+        typer.Argument(
+            metavar="ENCODER[,ENCODER]...", help="NAME@VERSION, a folder, or `random`; several by comma."
         ),
-    ] = None,
+    ],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BENCHMARK_OR_PROTOCOL... [KEY=VALUE]...",
+            help="A benchmark (all of its protocols), a protocol, or a fine-tuning recipe; then changes to settings.",
+        ),
+    ],
+    labels: Annotated[
+        str, typer.Option("--labels", metavar="SHARE,...", help="Parts of the training samples: 0.01,0.1,1.")
+    ] = "1",
     root: Root = RUNS,
     corpus: CorpusOption = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Runs per encoder.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Runs per encoder; default: the paper's, 3 at least.")
+    ] = None,
     version: Version = "1",
     gpu: Gpu = False,
     reuse: Reuse = False,
     tracking: Tracking = None,
 ) -> None:
-    """Put a task on encoders, train with several seeds, score on held-out ground: mean and spread for each start.
+    """Judge encoders by benchmarks: a task put on each, trained with several seeds, scored on samples never seen.
 
-    Example: `swath transfer finetune.segment_smoke --encoder mae.smoke@1 --encoder random`
+    Beside the scores stand baselines without an encoder; `swath report` puts the papers' own numbers beside them.
+    Examples: `swath transfer mae.smoke@1,random finetune.segment_smoke` · `swath transfer random eurosat_rgb_500` ·
+    `swath transfer pera@1,random pera_aid_tr20 --labels 0.01,0.1,1 --gpu`
     """
     home = _prepared(root, tracking)
-    from pipelines import artifacts
+    from pipelines import artifacts, trials
     from pipelines import transfer as flows
 
-    starts, changes = tuple(encoder or (flows.RANDOM,)), tuple(overrides or ())
-    wanted = flows.comparison(
-        name, starts, home, overrides=changes, seeds=seeds, corpus=corpus, version=version
-    )
-    if artifacts.standing(wanted.artifact, reuse=reuse) is None:
-        flows.transfer(name, starts, changes, str(home.root), corpus, seeds, version, gpu, reuse)
-    else:
-        say(f"transfer {wanted.artifact.address} is sealed; nothing to do")
-    _scores(flows.table(flows.read_scores(wanted.artifact)))
-    print(wanted.artifact.path)
+    starts, changes = tuple(encoder.split(",")), tuple(name for name in names if "=" in name)
+    shares, asked = trials.shares(labels), [name for name in names if "=" not in name]
+    settings: dict[str, Any] = {"overrides": changes, "seeds": seeds, "corpus": corpus, "version": version}
+    wanted = [
+        trials.comparison(name, starts, home, labels=shares, **settings) for name in trials.protocols(asked)
+    ]
+    for one in wanted:
+        if artifacts.standing(one.artifact, reuse=reuse) is None:
+            flows.transfer(
+                one.recipe, starts, root=str(home.root), labels=shares, gpu=gpu, reuse=reuse, **settings
+            )
+        else:
+            say(f"transfer {one.artifact.address} is sealed; nothing to do")
+        _scores(flows.table(flows.read_scores(one.artifact)))
+        print(one.artifact.path)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of a transfer.")],
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE [LATER]", help="One file, two for change.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where the map goes.")],
+    bands: Annotated[
+        str | None, typer.Option("--bands", metavar="NAME,...", help="The file's bands in order, if unnamed.")
+    ] = None,
+    unit: Annotated[
+        str, typer.Option("--unit", help="What numbers mean: stored, reflectance, dB or power.")
+    ] = "stored",
+    offset: Annotated[
+        str, typer.Option("--offset", help="`remove` takes Sentinel-2's 1,000 off again.")
+    ] = "none",
+    window: Annotated[
+        int | None, typer.Option("--window", min=1, help="Pixels of a window; default as in training.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", min=1, help="Pixels from one window to the next.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Windows at once.")] = 8,
+    gpu: Gpu = False,
+) -> None:
+    """Draw the map of a scene with an encoder and its head, as a cloud-optimised GeoTIFF on exactly the scene's pixels.
+
+    Example: `swath predict runs/transfer/finetune.segment_smoke@1/runs/random-seed0 scene.tif -o map.tif`
+    """
+    from pipelines import predict as mapping
+
+    reading = mapping.reading(bands, unit, offset)
+    settings: dict[str, Any] = {"window": window, "stride": stride, "batch": batch, "gpu": gpu}
+    print(mapping.predict(run, scenes, out, reading=reading, **settings))
 
 
 @app.command()

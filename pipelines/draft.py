@@ -25,6 +25,7 @@ from geodata.earlier import Earlier
 from geodata.errors import Corrupt, DataError, Denied, Transient
 from geodata.folders import FolderPlan, FolderShard, FolderSpec
 from geodata.manifest import open_corpus
+from geodata.prepare import PreparedSpec, prepare_shard
 from geodata.sensors import PHOTO
 from geodata.shards import (
     ShardRecord,
@@ -38,7 +39,19 @@ from geodata.shards import (
 from pipelines import governor
 from pipelines.artifacts import Artifact
 
-__all__ = ["AnyDraft", "Draft", "FolderOrder", "Order", "Pictures", "Tally", "build_row", "built", "failure"]
+__all__ = [
+    "AnyDraft",
+    "BenchmarkOrder",
+    "Draft",
+    "FolderOrder",
+    "Order",
+    "Pictures",
+    "Prepared",
+    "Tally",
+    "build_row",
+    "built",
+    "failure",
+]
 
 
 @dataclass(frozen=True)
@@ -80,14 +93,32 @@ class FolderOrder:
         return intake.import_shard(shard, self.spec, self.classes, self.root)
 
 
-Spec = TypeVar("Spec", CorpusSpec, FolderSpec)
+@dataclass(frozen=True)
+class BenchmarkOrder:
+    """The same for a benchmark."""
+
+    spec: PreparedSpec
+    root: Path
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def whole(self, shard: FolderShard) -> ShardRecord:
+        """A shard that was read back: one that is there already, or a new one."""
+        found = intake.sealed(shard, self.spec, self.root)
+        if found is not None:
+            return verify_shard(shard_path(self.root, shard.name), found)
+        return prepare_shard(shard, self.spec, self.root)
+
+
+AnyOrder = Order | FolderOrder | BenchmarkOrder
+
+Spec = TypeVar("Spec", CorpusSpec, FolderSpec, PreparedSpec)
 Planned = TypeVar("Planned", Plan, FolderPlan)
 
 
 class Making(Generic[Spec, Planned]):
     """A corpus in the making. `whole` are the shards that were read back in this run, by name."""
 
-    def __init__(self, artifact: Artifact, order: Order | FolderOrder, plan: Planned) -> None:
+    def __init__(self, artifact: Artifact, order: AnyOrder, plan: Planned) -> None:
         self.artifact, self.order = artifact, order
         self._plan: Planned
         self.whole: dict[str, ShardSummary] = {}
@@ -114,6 +145,8 @@ class Making(Generic[Spec, Planned]):
     def prefixes(self) -> list[str]:
         """Of the layers that its sensors give."""
         spec = self.order.spec
+        if isinstance(spec, PreparedSpec):
+            return list(spec.benchmark.layers)
         return (
             [PHOTO.prefix] if isinstance(spec, FolderSpec) else [part.picked.prefix for part in spec.sensors]
         )
@@ -150,7 +183,8 @@ class Making(Generic[Spec, Planned]):
 
 Draft = Making[CorpusSpec, Plan]
 Pictures = Making[FolderSpec, FolderPlan]
-AnyDraft = Draft | Pictures
+Prepared = Making[PreparedSpec, FolderPlan]
+AnyDraft = Draft | Pictures | Prepared
 
 
 @dataclass
@@ -192,9 +226,7 @@ def built(
         draft.requests = _since(before, governor.state(), draft.requests)
 
 
-def build_row(
-    row: Mapping[str, Any], order: Order | FolderOrder, plan: Any, numbers: Sequence[int]
-) -> dict[str, Any]:
+def build_row(row: Mapping[str, Any], order: AnyOrder, plan: Any, numbers: Sequence[int]) -> dict[str, Any]:
     """What Ray Data maps: one shard built or found whole, or the reason why not.
 
     Anything but the world's failures is a bug and raises. `plan` is a Plan, or where Ray keeps it.

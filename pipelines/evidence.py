@@ -40,6 +40,7 @@ KINDS = {
     "pred": "prediction",
     "chip": "chip",
     "land": "landcover",
+    "attention": "attention",
 }
 
 Json = Mapping[str, Any]
@@ -223,6 +224,7 @@ def run_of(entry: Json, root: Path, notes: list[str]) -> Run:
         facts=facts_of_run(recipe, curves, done or {}),
         finished=done is not None,
         pictures=pictures_of(folder, notes),
+        looks=read_json(folder / "pictures" / "looks.json", notes) or {},
     )
 
 

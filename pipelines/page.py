@@ -20,8 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from pipelines import charts
+from pipelines import charts, looks
 from pipelines.charts import Backdrop, Dot, Series, Spread, Square
+from pipelines.scoreboard import Board
 
 __all__ = [
     "Arm",
@@ -114,6 +115,7 @@ class Run:
     facts: tuple[tuple[str, str], ...] = ()
     finished: bool = True
     pictures: tuple[Picture, ...] = ()
+    looks: Mapping[str, Any] = field(default_factory=dict)  # numbers about what the encoder knows
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ class Page:
     curation: Curation | None = None
     pretraining: Pretraining | None = None
     transfers: tuple[Transfer, ...] = ()
+    boards: tuple[Board, ...] = ()
     provenance: Provenance = Provenance()
     notes: tuple[str, ...] = ()  # what could not be read, and why
 
@@ -320,6 +323,10 @@ class Drawings:
         ]
         log = log and all(value > 0 for line in series for _, value in line.points)
         return charts.curves(title, series, x="optimizer step", y=y, log=log, noisy=noisy) if series else None
+
+    def looks(self, run: Run) -> list[looks.Drawing]:
+        """What the encoder of a run knows, chart by chart."""
+        return looks.drawn(run.looks)
 
     def seeds(self, transfer: Transfer) -> Markup | None:
         """Every seed of every arm on one axis."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from geodata.files import write_atomic
 from geodata.manifest import Corpus
-from pipelines import card
+from pipelines import card, scoreboard
 from pipelines.evidence import LABELLED, Json, corpus_of, curation_of, finite, read_json, run_of, scores_of
 from pipelines.page import (
     Arm,
@@ -69,6 +69,7 @@ def collect(study_dir: Path) -> Page:
         curation=curation,
         pretraining=Pretraining(tuple(runs)) if runs else None,
         transfers=transfers,
+        boards=scoreboard.boards(root / one for one in study.get("scores", ())),
         provenance=provenance_of(
             study, root, corpus, [*runs, *(run for one in transfers for run in one.runs)], notes
         ),
@@ -77,7 +78,10 @@ def collect(study_dir: Path) -> Page:
 
 
 def infer(root: Path) -> Json:
-    """The study.json of a folder that has none: it is a transfer of many runs, a run, or empty."""
+    """The study.json of a folder that has none: it holds transfers, or is one of many runs, a run, or empty."""
+    boards = [str(path.relative_to(root)) for path in sorted(root.glob("*@*/scores.json"))]
+    if boards:
+        return {"title": f"Scores under {root.name}", "scores": boards}
     rows = {path.parent: read_json(path, []) or {} for path in sorted(root.glob("runs/*/scores.json"))}
     if rows or (root / "scores.json").exists():
         runs = [
@@ -85,10 +89,18 @@ def infer(root: Path) -> Json:
                 "run": str(folder.relative_to(root)),
                 "arm": row.get("arm", folder.name),
                 "seed": row.get("seed"),
+                "setting": "fine-tuned" if row.get("share", 1) == 1 else f"{row['share']:g} of the labels",
+                "share": row.get("share", 1),
             }
             for folder, row in rows.items()
         ]
-        return {"title": f"Transfer {root.name}", "transfers": runs or [{"run": ".", "arm": root.name}]}
+        of_all = read_json(root / "scores.json", []) or {}
+        return {
+            "title": f"Transfer {root.name}",
+            "metric": of_all.get("metric", "mean_iou"),
+            "transfers": runs or [{"run": ".", "arm": root.name}],
+            "scores": ["scores.json"] if "cells" in of_all else [],
+        }
     if (root / "metrics.jsonl").exists():
         return {"title": f"Run {root.name}", "pretraining": [{"run": "."}]}
     return {}
@@ -101,12 +113,12 @@ def transfers_of(
     metric, task = study.get("metric", "mean_iou"), study.get("task", "downstream task")
     entries = list(study.get("transfers", ()))
     settings = dict.fromkeys(str(entry.get("setting", "fine-tuned")) for entry in entries)
-    baselines = [
-        Arm(str(one.get("arm", "baseline")), {None: scores_of(one)}) for one in study.get("baselines", ())
-    ]
     transfers = []
     for setting in settings:
         chosen = [entry for entry in entries if str(entry.get("setting", "fine-tuned")) == setting]
+        files = [root / one for one in study.get("scores", ())]
+        found = scoreboard.baselines(files, chosen[0].get("share", 1)) or study.get("baselines", ())
+        baselines = [Arm(str(one.get("arm", "baseline")), {None: scores_of(one)}) for one in found]
         arms = arms_of(chosen, root, notes)
         by_name = {arm.name: arm for arm in arms}
         pair = (

@@ -21,7 +21,7 @@ from geodata.errors import Denied, Transient
 from geodata.manifest import Corpus
 from geodata.twins import repeated
 from pipelines import artifacts
-from pipelines.draft import AnyDraft, Tally, built, failure
+from pipelines.draft import AnyDraft, Draft, Pictures, Tally, built, failure
 from pipelines.progress import bar, say
 from pipelines.settings import local_ray
 
@@ -94,7 +94,7 @@ def _log_row(root: Path, tally: Tally) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def drop_duplicates(draft: AnyDraft) -> None:
+def drop_duplicates(draft: Draft | Pictures) -> None:
     """Refuse the samples that repeat another one, where the spec says so. What is dropped once stays so."""
     spec = draft.spec
     if spec.duplicates == "keep":

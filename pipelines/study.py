@@ -21,12 +21,14 @@ from geodata import pictures
 from geodata.files import write_atomic
 from geodata.source import Address
 from pipelines import artifacts, corpora, curate, fetch, pretrain, report, tracking, transfer
+from pipelines import trials as scoring
 from pipelines.artifacts import Artifact
 from pipelines.progress import say
 from pipelines.settings import Home, environment, local_ray
 
 if TYPE_CHECKING:
     from training.feed import Samples
+    from training.looks import Kind
     from training.recipe import Recipe
 
 __all__ = ["Plot", "demo", "finished", "smoke", "studies", "study"]
@@ -48,6 +50,7 @@ class Plot:
     metric: str = "mean_iou"
     seeds: int = 3
     version: str = "1"
+    pictures: tuple[Kind, ...] = ("reconstruction",)  # of the encoder, once it is pretrained
     licences: tuple[dict[str, str], ...] = ()
 
 
@@ -60,6 +63,7 @@ def demo() -> Plot:
         pretrain="mae.demo",
         transfer="finetune.segment_demo",
         task="land use",
+        pictures=("reconstruction", "attention", "features"),
         licences=fetch.LICENCES,
     )
 
@@ -73,6 +77,7 @@ def smoke() -> Plot:
         pretrain="mae.smoke",
         transfer="finetune.segment_smoke",
         task="land cover",
+        pictures=("reconstruction", "attention", "features", "stages"),
     )
 
 
@@ -97,7 +102,7 @@ def finished(plot: Plot, home: Home) -> tuple[Artifact, Artifact] | None:
     encoder = pretrain.request(plot.pretrain, (), home, corpus=corpus.address).artifact
     if artifacts.standing(encoder) is None:
         return None
-    trials = transfer.comparison(
+    trials = scoring.comparison(
         plot.transfer, _encoders(encoder), home, seeds=plot.seeds, corpus=corpus.address
     )
     scores = artifacts.standing(trials.artifact)
@@ -114,7 +119,7 @@ def _artifact(plot: Plot, home: Home, scores: Artifact) -> Artifact:
 
 
 def _encoders(encoder: Artifact) -> tuple[str, str]:
-    return encoder.address, transfer.RANDOM
+    return encoder.address, scoring.RANDOM
 
 
 @flow(name="study", validate_parameters=False)
@@ -130,10 +135,11 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
         wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
         encoder = pretrain.pretrained(wanted, home)
         starts = _encoders(encoder)
-        trials = transfer.comparison(plot.transfer, starts, home, seeds=plot.seeds, corpus=corpus.address)
+        trials = scoring.comparison(plot.transfer, starts, home, seeds=plot.seeds, corpus=corpus.address)
         scores = transfer.transferred(trials, home)
     made = _artifact(plot, home, scores)
-    draw(encoder.path, tuple(trial.folder for trial in trials.trials if trial.seed == 0), spec.landcover)
+    first = tuple(trial.folder for trial in trials.trials if trial.seed == 0)
+    draw(encoder.path, first, spec.landcover, plot.pictures)
     write_study(plot, made, [corpus, encoder, scores], trials.trials, time.monotonic() - began)
     path = write_report(made)
     artifacts.seal(made)
@@ -141,15 +147,15 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
 
 
 @task
-def draw(encoder: Path, runs: Sequence[Path], landcover: Address) -> None:
-    """Pictures for the report, once: what the encoder guesses, and what the heads predict."""
-    from training import evaluate
+def draw(encoder: Path, runs: Sequence[Path], landcover: Address, kinds: Sequence[Kind]) -> None:
+    """Pictures for the report, once: what the encoder knows, and what the heads predict."""
+    from training import evaluate, looks
+    from training import pictures as learned
 
     if not (encoder / "pictures" / "index.json").exists():
         settings, method = evaluate.restore(encoder)
-        folder = encoder / "pictures"
-        drawn = [evaluate.reconstructions(method, one, folder) for one in _examples(settings, "val")]
-        _index([path for paths in drawn for path in paths], "reconstruction", "masked, guessed, original")
+        known = looks.ground(*evaluate.restore(runs[0]))
+        looks.look(method, kinds, encoder / "pictures", _examples(settings, "val"), known)
     table = landcover.open().classes
     colours = {name: pictures.class_colours(table)[code] for code, name in table.codes.items()}
     for run in runs:
@@ -157,7 +163,7 @@ def draw(encoder: Path, runs: Sequence[Path], landcover: Address) -> None:
             settings, method = evaluate.restore(run)
             folder = run / "pictures"
             drawn = [
-                evaluate.predictions(method, one, folder, colours=colours)
+                learned.predictions(method, one, folder, colours=colours)
                 for one in _examples(settings, "test")
             ]
             _index([path for paths in drawn for path in paths], "prediction", "image, truth, prediction")
@@ -185,7 +191,7 @@ def _index(paths: Sequence[Path], kind: str, caption: str) -> None:
 
 @task
 def write_study(
-    plot: Plot, made: Artifact, parts: Sequence[Artifact], trials: Sequence[transfer.Trial], seconds: float
+    plot: Plot, made: Artifact, parts: Sequence[Artifact], trials: Sequence[scoring.Trial], seconds: float
 ) -> None:
     """study.json: the folders a report is made of, relative to the study's own, and how they came to be."""
     corpus, encoder = parts[:2]
@@ -206,6 +212,7 @@ def write_study(
             {"run": _relative(t.folder, made.path), "arm": t.arm, "seed": t.seed, "setting": "fine-tuned"}
             for t in trials
         ],
+        "scores": [_relative(parts[2].path / "scores.json", made.path)],
         "artifacts": [
             {"kind": part.kind, "name": part.address, "fingerprint": part.fingerprint} for part in parts
         ],

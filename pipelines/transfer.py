@@ -1,129 +1,37 @@
-"""Flow: scores, from encoders and a fine-tuning recipe.
+"""Flow: scores, from encoders and a protocol.
 
-Every arm (an encoder, or `random`: the same one from chance) is trained with every seed and scored on held-out
-ground, many small runs side by side on Ray. A run that is finished is not repeated, so a transfer that was killed
-goes on. What is reported is the mean and the spread over seeds, never the best.
+A protocol is a recipe of fine-tuning: a paper's way with a benchmark (`training/protocols`), or any other recipe of
+`finetune`. Every start (an encoder, or `random`: the same network from chance) is trained with every seed on every
+share of the labels, many small runs side by side on Ray, and scored on samples never trained on, with baselines that
+need no encoder beside them. A run that is finished is not repeated, so a transfer that was killed goes on. What is
+reported is the mean and the spread over seeds, never the best.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
+from geodata import benchmarks
 from geodata.files import write_atomic
-from geodata.manifest import open_corpus
+from geodata.manifest import Corpus, open_corpus
 from pipelines import artifacts, tracking
 from pipelines.artifacts import Artifact
 from pipelines.progress import bar, say
+from pipelines.scoreboard import headline, spread
 from pipelines.settings import Home, environment, local_ray
-from training import recipe as recipes
+from pipelines.trials import RANDOM, Trial, Trials, comparison
 
-__all__ = ["RANDOM", "Trial", "Trials", "comparison", "read_scores", "table", "transfer", "transferred"]
+__all__ = ["cells", "read_scores", "summary", "table", "transfer", "transferred"]
 
-RANDOM = "random"
 SPLITS = ("val", "test")
-REPORTED = "test"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of a transfer: where its encoder starts (`arm`), its seed, its recipe and its folder."""
-
-    arm: str
-    seed: int
-    recipe: recipes.Recipe
-    folder: Path
-
-    @property
-    def scored(self) -> bool:
-        """Whether nothing is left to do."""
-        return (self.folder / "scores.json").is_file()
-
-
-@dataclass(frozen=True)
-class Trials:
-    """A transfer, resolved: its runs and the artifact they make together."""
-
-    trials: tuple[Trial, ...]
-    artifact: Artifact
-
-
-def comparison(
-    name: str,
-    encoders: Sequence[str],
-    home: Home,
-    *,
-    overrides: Sequence[str] = (),
-    seeds: int = 3,
-    corpus: str | None = None,
-    version: str = "1",
-    label: str | None = None,
-) -> Trials:
-    """Resolve a transfer: recipe NAME from each encoder (`name@version`, a folder, or `random`) with seeds 0 to n - 1.
-
-    Raises ValueError for anything that is not there, before anything starts.
-    """
-    if seeds < 1 or not encoders:
-        raise ValueError(
-            f"a transfer needs an encoder and a seed, not {len(encoders)} and {seeds}; name `random` at least"
-        )
-    first = recipes.load(name, overrides)
-    streams = [
-        f"streams.{stream}.corpus={_corpus(corpus or spec.corpus, home)}"
-        for stream, spec in first.streams.items()
-    ]
-    base = recipes.load(name, [*overrides, *streams])
-    sources = {encoder: _encoder(encoder, home) for encoder in dict.fromkeys(encoders)}
-    read = [open_corpus(folder) for folder in sorted({stream.corpus for stream in base.streams.values()})]
-    parents = [f"corpus:{made.name}@{made.version}#{made.fingerprint}" for made in read]
-    parents += [source.parent for source in sources.values() if isinstance(source, Artifact)]
-    title = label or (Path(name).stem if name.endswith((".json", ".yaml", ".yml")) else name)
-    fingerprint = artifacts.digest(base.digest, seeds, list(sources), sorted(parents))
-    place = home.place("transfer", title, version)
-    trials = []
-    for encoder, source in sources.items():
-        init = _init(encoder, source)
-        for seed in range(seeds):
-            chosen = [*overrides, *streams, *([f"method.init={init}"] if init else []), f"seed={seed}"]
-            folder = place / "runs" / f"{artifacts.slug(encoder)}-seed{seed}"
-            trials.append(Trial(_arm(encoder), seed, recipes.load(name, chosen), folder))
-    made = Artifact(title, version, "transfer", place, fingerprint, tuple(sorted(parents)))
-    return Trials(tuple(trials), made)
-
-
-def _corpus(text: str, home: Home) -> Path:
-    if Path(text).exists():
-        return open_corpus(text).root
-    return artifacts.resolve(home, Path(text).name, "corpus").path
-
-
-def _encoder(text: str, home: Home) -> Artifact | Path | None:
-    if text == RANDOM:
-        return None
-    folder = Path(text).resolve()
-    return folder if (folder / "config.json").is_file() else artifacts.resolve(home, text, "encoder")
-
-
-def _init(text: str, source: Artifact | Path | None) -> Path | None:
-    return source.path / "encoder" if isinstance(source, Artifact) else source
-
-
-def _arm(encoder: str) -> str:
-    return (
-        RANDOM
-        if encoder == RANDOM
-        else f"pretrained ({encoder if '/' not in encoder else Path(encoder).name})"
-    )
 
 
 @flow(name="transfer", validate_parameters=False)
@@ -133,8 +41,9 @@ def transfer(
     overrides: Sequence[str] = (),
     root: str = "runs",
     corpus: str | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     version: str = "1",
+    labels: Sequence[float] = (1.0,),
     gpu: bool = False,
     reuse: bool = False,
 ) -> str:
@@ -142,7 +51,7 @@ def transfer(
     home = Home.at(root)
     environment(home)
     wanted = comparison(
-        name, encoders, home, overrides=overrides, seeds=seeds, corpus=corpus, version=version
+        name, encoders, home, overrides=overrides, seeds=seeds, corpus=corpus, version=version, labels=labels
     )
     return transferred(wanted, home, gpu=gpu, reuse=reuse).address
 
@@ -160,10 +69,10 @@ def transferred(wanted: Trials, home: Home, *, gpu: bool = False, reuse: bool = 
     tags = {"config.digest": wanted.artifact.fingerprint, "data.manifest": ", ".join(wanted.artifact.parents)}
     with tracking.tracked(home, "transfer", wanted.artifact.address, tags) as run:
         run_trials(wanted.trials, home, gpu)
-        scores = summary(wanted.trials)
+        compare_without(wanted)
+        scores = summary(wanted)
         write_atomic(folder / "scores.json", json.dumps(scores, indent=1).encode())
-        for arm, values in scores.items():
-            run.metrics(0, {f"{artifacts.slug(arm)}/{name}": value["mean"] for name, value in values.items()})
+        run.metrics(0, dict(_tracked(scores["cells"])))
     seconds = time.monotonic() - began
     stage = {"name": "transfer", "seconds": seconds, "state": "sealed", "mlflow_run": run.run_id}
     artifacts.save_stage(
@@ -171,6 +80,14 @@ def transferred(wanted: Trials, home: Home, *, gpu: bool = False, reuse: bool = 
     )
     publish(wanted.artifact, scores)
     return artifacts.seal(wanted.artifact)
+
+
+def _tracked(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    for cell in cells:
+        part = "" if cell["share"] == 1 else f"-labels{cell['share']:g}"
+        for name, value in cell["scores"].items():
+            if value["mean"] is not None:
+                yield f"{artifacts.slug(cell['arm'])}{part}/{name}", value["mean"]
 
 
 @task
@@ -186,23 +103,43 @@ def run_trials(trials: Sequence[Trial], home: Home, gpu: bool) -> None:
         line = open_now.enter_context(bar("transfer", steps, "steps"))
         reached: dict[Path, int] = {}
         for trial in todo:
-            title = f"{trial.recipe.name} {trial.arm} seed {trial.seed}"
+            title = f"{trial.recipe.name} {trial.arm} labels {trial.share:g} seed {trial.seed}"
             tags = {"config.digest": trial.recipe.digest, "arm": trial.arm}
             run = open_now.enter_context(tracking.tracked(home, "transfer", title, tags))
             tail = open_now.enter_context(tracking.Tail(trial.folder / "metrics.jsonl", run))
             tail.tell = _counter(trial.folder, reached, line.at)
         open_now.enter_context(local_ray())
-        jobs = [worker.Job(trial.recipe, trial.folder, SPLITS) for trial in todo]
+        jobs = [worker.Job(trial.recipe, trial.folder, _held_out(trial)) for trial in todo]
         for trial, outcome in zip(todo, worker.run_many(jobs, use_gpu=gpu), strict=True):
-            scores = {split: dict(values) for split, values in outcome.scores.items()}
-            row = {
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "split": REPORTED,
-                "scores": scores[REPORTED],
-                "val": scores["val"],
-            }
-            write_atomic(trial.folder / "scores.json", json.dumps(row, indent=1).encode())
+            write_atomic(trial.folder / "scores.json", json.dumps(_scored(trial, outcome), indent=1).encode())
+
+
+def _held_out(trial: Trial) -> tuple[str, ...]:
+    """The splits to score, of which the last is reported: a benchmark with hidden test labels has none of `test`."""
+    held = open_corpus(trial.recipe.streams["labelled"].corpus).counts()["split"]
+    found = tuple(split for split in SPLITS if held.get(split))
+    if not found:
+        raise ValueError(
+            f"{trial.recipe.streams['labelled'].corpus} has samples to train on alone ({held}); a score needs a split "
+            "val or test"
+        )
+    return found
+
+
+def _scored(trial: Trial, outcome: Any) -> dict[str, Any]:
+    scores = {split: dict(values) for split, values in outcome.scores.items()}
+    reported = list(scores)[-1]
+    return {
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "share": trial.share,
+        "split": reported,
+        "scores": scores[reported],
+        "val": scores.get("val", {}),
+        "train_seconds": outcome.summary.seconds,
+        "score_seconds": outcome.seconds,
+        "memory_gb": outcome.memory_gb,
+    }
 
 
 def _counter(folder: Path, reached: dict[Path, int], tell: Any) -> Any:
@@ -213,37 +150,112 @@ def _counter(folder: Path, reached: dict[Path, int], tell: Any) -> Any:
     return told
 
 
-def summary(trials: Iterable[Trial]) -> dict[str, dict[str, Any]]:
-    """arm -> score -> mean, spread (standard deviation over seeds, n - 1) and values; nan is a score that is not."""
-    found: dict[str, list[dict[str, float]]] = {}
+@task
+def compare_without(wanted: Trials) -> None:
+    """Score what needs no encoder, once for each share of the labels: the commonest class, and a random forest."""
+    from training import baselines
+
+    for share in dict.fromkeys(trial.share for trial in wanted.trials):
+        same = [trial for trial in wanted.trials if trial.share == share]
+        path = _beside(wanted.artifact, share)
+        if not path.is_file():
+            seeds = len({trial.seed for trial in same})
+            rows = baselines.beside(same[0].folder, _held_out(same[0])[-1], seeds)
+            write_atomic(path, json.dumps(rows, indent=1).encode())
+
+
+def _beside(made: Artifact, share: float) -> Path:
+    return made.path / f"baselines-labels{share:g}.json"
+
+
+def summary(wanted: Trials) -> dict[str, Any]:
+    """What a board is made of: the data, and for each share and arm mean, spread and values of every score."""
+    corpus, first = wanted.corpus, wanted.trials[0].recipe.method
+    held, split = corpus.counts()["split"], _held_out(wanted.trials[0])[-1]
+    kind = str(getattr(first, "task").kind)  # noqa: B009
+    return {
+        "protocol": wanted.artifact.name,
+        "task": kind,
+        "metric": headline(wanted.artifact.name, kind),
+        "changed": list(wanted.changed),
+        "data": {
+            "name": f"{corpus.name}@{corpus.version}",
+            "fingerprint": corpus.fingerprint,
+            "split": split,
+            "samples": held[split],
+            "partial": _partial(corpus),
+        },
+        "cells": [*cells(wanted.trials), *_baselines(wanted)],
+    }
+
+
+def _partial(corpus: Corpus) -> list[str]:
+    """Where a benchmark's corpus holds fewer samples than the benchmark has; nothing of a corpus of our own."""
+    if corpus.name not in benchmarks.names():
+        return []
+    return benchmarks.find(corpus.name).partial(corpus.counts()["split"])
+
+
+def cells(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """One entry for each share and arm, in their order: scores over seeds, mean seconds, and the most memory."""
+    found: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for trial in trials:
-        found.setdefault(trial.arm, []).append(
-            json.loads((trial.folder / "scores.json").read_bytes())["scores"]
-        )
-    return {
-        arm: {name: _spread([run[name] for run in runs]) for name in runs[0]} for arm, runs in found.items()
-    }
+        row = json.loads((trial.folder / "scores.json").read_bytes())
+        found.setdefault((trial.share, trial.arm), []).append(row)
+    return [
+        {
+            "kind": "ours",
+            "share": share,
+            "arm": arm,
+            "seeds": len(rows),
+            "scores": _over_seeds(rows),
+            "train_seconds": spread([row["train_seconds"] for row in rows])["mean"],
+            "score_seconds": spread([row["score_seconds"] for row in rows])["mean"],
+            "memory_gb": max(row["memory_gb"] for row in rows),
+        }
+        for (share, arm), rows in found.items()
+    ]
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    known = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return {
-        "mean": statistics.fmean(known) if known else None,
-        "spread": statistics.stdev(known) if len(known) > 1 else None,
-        "values": list(values),
-    }
+def _baselines(wanted: Trials) -> Iterator[dict[str, Any]]:
+    for share in dict.fromkeys(trial.share for trial in wanted.trials):
+        arms: dict[str, list[dict[str, Any]]] = {}
+        for row in json.loads(_beside(wanted.artifact, share).read_bytes()):
+            arms.setdefault(row["arm"], []).append(row)
+        for arm, rows in arms.items():
+            seconds = spread([row["seconds"] for row in rows])["mean"]
+            yield {
+                "kind": "baseline",
+                "share": share,
+                "arm": arm,
+                "seeds": len(rows),
+                "scores": _over_seeds(rows),
+                "seconds": seconds,
+            }
 
 
-def read_scores(made: Artifact) -> dict[str, dict[str, Any]]:
-    """The scores of a sealed transfer."""
-    scores: dict[str, dict[str, Any]] = json.loads((made.path / "scores.json").read_bytes())
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: spread([row["scores"][name] for row in rows]) for name in rows[0]["scores"]}
+
+
+def read_scores(made: Artifact) -> dict[str, Any]:
+    """The scores of a sealed transfer, as `summary` made them."""
+    scores: dict[str, Any] = json.loads((made.path / "scores.json").read_bytes())
     return scores
 
 
-def table(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One row an arm: headline scores as `mean ± spread`, without those of single classes."""
-    names = [name for name in next(iter(scores.values()), {}) if "/" not in name]
-    return [{"from": arm, **{name: _said(values[name]) for name in names}} for arm, values in scores.items()]
+def table(scores: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row an arm and share: headline scores as `mean ± spread`, without those of single classes."""
+    rows, several = scores["cells"], len({cell["share"] for cell in scores["cells"]}) > 1
+    names = [name for name in rows[0]["scores"] if "/" not in name]
+    return [
+        {
+            "from": cell["arm"],
+            **({"labels": f"{cell['share']:g}"} if several else {}),
+            **{name: _said(cell["scores"][name]) for name in names},
+        }
+        for cell in rows
+    ]
 
 
 def _said(score: Mapping[str, Any]) -> str:
@@ -252,10 +264,11 @@ def _said(score: Mapping[str, Any]) -> str:
     return f"{score['mean']:.4f}" + (f" ± {score['spread']:.4f}" if score["spread"] is not None else "")
 
 
-def publish(made: Artifact, scores: Mapping[str, Mapping[str, Any]]) -> None:
+def publish(made: Artifact, scores: Mapping[str, Any]) -> None:
     """The scores as a Prefect table."""
     create_table_artifact(
         key=artifacts.slug("transfer", made.name, made.version),
         table=table(scores),
-        description=f"Scores on split `{REPORTED}`, mean ± standard deviation over seeds; `{made.path / 'scores.json'}`",
+        description=f"Scores on split `{scores['data']['split']}`, mean ± standard deviation over seeds; "
+        f"`{made.path / 'scores.json'}`",
     )

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("geodata", "training", "pipelines")
 
-REPORT = ("pipelines/report.py", "pipelines/card.py", "pipelines/page.py", "pipelines/charts.py")
+REPORT = ("pipelines/report.py", "pipelines/card.py", "pipelines/page.py", "pipelines/charts.py", "pipelines/looks.py")
 
 # Third-party imports and the only places (path prefixes) that may have them.
 PLACES: dict[str, tuple[str, ...]] = {
@@ -49,7 +49,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "requests": ("geodata/transport.py", "geodata/sources/earth_engine_account.py"),
     "rich": ("pipelines/",),
     "safetensors": ("training/",),
+    "segmentation_models_pytorch": ("training/decoders/deeplabv3plus.py",),
     "shapely": ("geodata/",),
+    "sklearn": ("training/",),
     "simplejpeg": ("geodata/codec.py",),
     "sqlalchemy": ("pipelines/tracking.py",),
     "timm": ("training/",),
@@ -93,7 +95,7 @@ GEODATA_ROWS = (
         "preview",
         "quality",
     ),
-    ("alignment", "census", "prices", "quotas", "lattice"),
+    ("alignment", "census", "prices", "quotas", "lattice", "maps"),
     ("corpus", "chips", "ledger", "sites"),
     ("splits",),
     ("sampling", "choosing", "reading"),
@@ -106,34 +108,50 @@ GEODATA_ROWS = (
         "benchmarks",
         "pilot",
     ),
+    ("prepare",),
 )
 LEAVES = (
+    "ablation",
     "feed",
     "order",
     "reading",
     "recipe",
+    "schedules",
     "masking",
     "objectives",
+    "ranks",
+    "norms",
+    "contrast",
+    "synced",
     "memory",
+    "heads",
+    "sliding",
+    "views",
     "boxes",
     "metrics",
     "optim",
     "augment",
+    "colour",
+    "crops",
+    "deformable",
     "meter",
     "parallel",
+    "projection",
     "pyramid",
 )
 CONTRACTS = ("methods:", "tasks:", "encoders:")  # `name:` is a folder's own __init__
 TRAINING_ROWS = (
     (*LEAVES, *CONTRACTS),
-    ("encoders",),
-    ("weights", "tasks"),
+    ("encoders", "decoders"),
+    ("weights", "tasks", "reconstruction"),
     ("checkpoint",),
     ("export",),
     ("methods",),
-    ("evaluate", "record"),
+    ("protocols",),
+    ("evaluate", "mapping", "probe", "pictures", "record"),
     ("loop", "budget"),
     ("profile",),
+    ("baselines",),
     ("worker",),
     ("__main__",),
 )

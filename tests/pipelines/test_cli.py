@@ -79,7 +79,7 @@ def test_the_help_of_every_command_has_an_example(command, capsys):
         (["study", "atlantis"], "no study is called 'atlantis'; there are demo, smoke"),
         (["report", "atlantis"], "no sealed artifact is called 'atlantis'"),
         (["pretrain", "mae.none"], "it has"),
-        (["transfer", "finetune.smoke", "--seeds", "0"], "a transfer needs an encoder and a seed"),
+        (["transfer", "random", "finetune.smoke", "--seeds", "0"], "a transfer needs an encoder and a seed"),
         (["bogus"], "No such command"),
     ],
 )
