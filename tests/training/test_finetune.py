@@ -1,18 +1,25 @@
-"""Transfer: where weights come from, what learns, and that labels follow their pixels."""
+"""Transfer: where weights come from, what learns, what is looked at, and that a killed run goes on bit for bit."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.decoders import growing
-from training.encoders import Inputs, vit
+from geodata.benchmarks import fraction
+from training import evaluate
+from training.decoders import growing, siamese_unet
+from training.encoders import Inputs, Tokens, hierarchy, vit
 from training.export import export_encoder
 from training.feed import Samples
+from training.loop import train
 from training.methods import Progress, finetune
-from training.recipe import load
-from training.tasks import classify, segment
-from training.views import Viewing
+from training.reading import Crew, Row, Source
+from training.recipe import Stream, load, replace
+from training.sliding import sliding
+from training.tasks import Series, Task, change, classify, segment
+from training.views import Viewing, whole
 
 START = Progress(0, 10)
 INPUTS = Inputs(layer="s2", bands=("B02", "B03", "B04"), mean=(1000.0,) * 3, std=(500.0,) * 3)
@@ -173,3 +180,161 @@ def test_recipes_take_overrides_inside_the_task_and_the_encoder():
     with pytest.raises(ValueError, match=r"method\.encoder\.depht"):
         load("finetune.smoke", ["method.encoder.depht=3"])
     assert load("finetune.classify_smoke").method.task.pool == "cls"
+
+
+TINY = [
+    "method.encoder={kind: vit, image: 16, patch: 8, width: 16, depth: 2, heads: 2, drop_path: 0.1, "
+    "inputs: {layer: s2, bands: [B02, B03, B04, B08]}}",
+    "method.task.classes=[dark, bright]",
+    "method.task.codes=[0, 1]",
+    "method.views={zoom: [0.5, 2.0], crop: 16, turns: dihedral}",
+    "steps=7",
+    "batch=4",
+    "log_every=1",
+    "checkpoint_every=2",
+]
+
+
+@pytest.mark.parametrize("changes", [[], ["optim={kind: sgd, lr_per_256: 0.5}"], ["method.freeze=true"]])
+def test_a_fine_tune_that_was_killed_goes_on_bit_for_bit(corpus, tmp_path, changes):
+    recipe = load("finetune.segment_smoke", [*TINY, *changes, f"streams.labelled.corpus={corpus}"])
+
+    def killed(checkpoint: Path) -> None:
+        raise KeyboardInterrupt(str(checkpoint))
+
+    train(recipe, tmp_path / "whole")
+    for _ in range(2):  # after the second step and after the fourth
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "cut", on_checkpoint=killed)
+    train(recipe, tmp_path / "cut")
+    scores, losses, states = [], [], []
+    for folder in (tmp_path / "whole", tmp_path / "cut"):
+        settings, method = evaluate.restore(folder)
+        scores.append(evaluate.evaluate(method, evaluate.held_out(settings, "test", 4)))
+        states.append(method.state_dict())
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append({row["step"]: (row["loss"], row["gradient_norm"]) for row in rows})
+    assert losses[0] == losses[1] and len(losses[0]) == 7
+    assert scores[0] == pytest.approx(scores[1], nan_ok=True, rel=0, abs=0)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_share_of_the_labels_is_the_same_for_all_nested_and_alike_in_every_class(corpus):
+    def ids(share: float) -> dict[str, int]:
+        source = Source(Stream(corpus=str(corpus), layers=("s2", "lc"), share=share))
+        rows = [Row(source.read(part), row) for part, rows in enumerate(source.rows) for row in rows.tolist()]
+        found = source.batch(rows, Crew(0))
+        return dict(zip(found.ids, found.labels["class"].tolist(), strict=True))
+
+    whole, half, quarter = ids(1.0), ids(0.5), ids(0.25)
+    assert len(whole) == 48 and quarter.keys() < half.keys() < whole.keys()
+    assert half == ids(0.5)
+    for code in (0, 1):
+        size = list(whole.values()).count(code)
+        assert list(half.values()).count(code) == int(size / 2 + 0.5)
+        assert list(quarter.values()).count(code) == int(size / 4 + 0.5)
+    chosen = fraction(list(whole), list(whole.values()), 0.25, seed=0)
+    assert chosen == quarter.keys()
+
+
+def test_held_out_samples_are_all_scored_whatever_share_is_trained_on(corpus):
+    recipe = load("finetune.segment_smoke", [*TINY, f"streams.labelled.corpus={corpus}"])
+    small = replace(recipe, streams={"labelled": replace(recipe.streams["labelled"], share=0.1)})
+    assert sum(len(batch["labelled"]) for batch in evaluate.held_out(small, "val", 5)) == 12
+
+
+class Echo(torch.nn.Module):
+    """An encoder whose one token a pixel is the pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec, self.width, self.patch, self.last_layer = ENCODER, 3, 1, 0
+
+    def forward(self, images: torch.Tensor) -> Tokens:
+        height, width = images.shape[-2:]
+        return Tokens(None, images.flatten(2).transpose(1, 2), height, width)
+
+
+class Bright(Task):
+    """Logits that are the first band, its negative, and how far from the window's edge a pixel lies."""
+
+    dense = True
+    spec = SEGMENT
+
+    def logits(self, features: Tokens, size: tuple[int, int]) -> torch.Tensor:
+        image = features.map()[:, 0]
+        ramp = torch.linspace(0, 1, image.shape[-1]).expand_as(image)
+        return torch.stack([-image * ramp, image], 1)
+
+
+def test_large_images_are_looked_at_through_windows():
+    settings = finetune.Spec(task=SEGMENT, encoder=ENCODER, window=finetune.Window(size=16, stride=8))
+    model = finetune.build(settings).eval()
+    model.encoder, model.task = Echo(), Bright()
+    samples = labelled(2)
+    images = whole(samples, INPUTS, Viewing(), 1)[:, 0]
+
+    def of_window(part: torch.Tensor) -> torch.Tensor:
+        return model.task.logits(model.encoder(part), part.shape[-2:])
+
+    assert torch.equal(model.logits(samples), sliding(of_window, images, 16, 8, 2))
+    without = finetune.build(settings.model_copy(update={"window": None})).eval()
+    without.encoder, without.task = Echo(), Bright()
+    assert torch.equal(without.logits(samples), of_window(images))
+    assert not torch.equal(without.logits(samples), model.logits(samples))
+
+
+def test_chips_brought_to_another_size_are_scored_at_their_own():
+    model = finetune.build(finetune.Spec(task=SEGMENT, encoder=ENCODER, views=Viewing(side=48))).eval()
+    assert model.predict(labelled(2)).shape == (2, 32, 32)
+    assert model.views(labelled(2))[0].shape == (2, 1, 3, 48, 48)
+
+
+def test_a_plain_vit_takes_the_form_a_protocol_asks_for(tmp_path):
+    encoder, folder = exported(tmp_path)
+    views = Viewing(crop=64, turns="flips")
+    spec = finetune.Spec(task=SEGMENT, init=folder, form="vitdet", drop_path=0.2, views=views)
+    model = finetune.build(spec)
+    form = model.encoder.spec
+    assert (form.kind, form.image, form.positions, form.drop_path) == ("vitdet", 64, 32, 0.2)
+    assert form.taps == form.whole == (1, 2)
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(model.encoder.state_dict()[name], encoder.state_dict()[name])
+    adapted = finetune.build(finetune.Spec(task=SEGMENT, init=folder, form="adapter"))
+    assert adapted.encoder.spec.kind == "adapter" and adapted.inputs == INPUTS
+    net = hierarchy.Spec(inputs=INPUTS, name="resnet10t")
+    assert finetune.build(finetune.Spec(task=SEGMENT, encoder=net, form="dilated")).encoder.patch == 8
+    assert finetune.build(finetune.Spec(task=SEGMENT, encoder=net, form="vitdet")).encoder.spec == net
+
+
+def test_bands_take_the_place_of_those_an_encoder_was_made_for(tmp_path):
+    encoder, folder = exported(tmp_path)
+    other = Inputs(layer="hr", bands=("R", "G", "B"), mean=(1.0,) * 3, std=(2.0,) * 3)
+    model = finetune.build(finetune.Spec(task=SEGMENT, init=folder, inputs=other))
+    assert model.inputs == other
+    assert torch.equal(model.encoder.state_dict()["norm.weight"], encoder.state_dict()["norm.weight"])
+    with pytest.raises(ValueError, match=r"reads 3 bands, method\.inputs names 1"):
+        finetune.build(finetune.Spec(task=SEGMENT, init=folder, inputs=Inputs(layer="hr", bands=("R",))))
+
+
+def test_a_pair_is_encoded_as_one_batch_and_a_single_date_refused():
+    spec = finetune.Spec(task=change.Spec(decoder=siamese_unet.Spec(channels=(8, 8, 8, 8))), encoder=ENCODER)
+    model = finetune.build(spec)
+    samples = labelled(3)
+    pairs = dataclasses.replace(
+        samples,
+        layers={
+            "s2": samples.layers["s2"].to(torch.int32).repeat(1, 2, 1, 1, 1),
+            "mask": (samples.layers["lc"] == 7).to(torch.uint8),
+        },
+        dates={"s2": torch.tensor([[10, 400]] * 3), "mask": torch.zeros(3, 1, dtype=torch.int32)},
+    )
+    images = whole(pairs, INPUTS, Viewing(), 2)
+    series = model.features(images, pairs)
+    assert isinstance(series, Series) and len(series.tokens.patches) == 6
+    alone = model.encoder(images[1])  # the two dates of the second sample lie next to each other
+    torch.testing.assert_close(series.tokens.patches[2:4], alone.patches)
+    assert series.days.tolist() == [[10, 400]] * 3 and series.present.all()
+    assert model({"labelled": pairs}, START).total.isfinite()
+    with pytest.raises(ValueError, match="compares two dates of 's2', the samples have 1"):
+        model.dates(samples)

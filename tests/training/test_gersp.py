@@ -137,7 +137,7 @@ def stepped(method: gersp.GeRSP, steps: int, views: Callable[[int], Views]) -> l
     return found
 
 
-RAGGED = {"naming": Naming(classes=10, weight=0.5), "contrast": Contrast(queue=20, temperature=0.2)}
+RAGGED = {"naming": Naming(classes=10, weight=0.5), "contrast": Contrast(queue=10, temperature=0.2)}
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ RAGGED = {"naming": Naming(classes=10, weight=0.5), "contrast": Contrast(queue=2
 def test_four_steps_are_those_of_the_loop(changes):
     method = made(**changes).double()
     loop = Loop(method, "resnet18")
-    wanted = [part for step in range(4) for part in loop.step(given(step, 6))]
-    assert stepped(method, 4, lambda step: given(step, 6)) == pytest.approx(wanted, abs=1e-10)
+    wanted = [part for step in range(4) for part in loop.step(given(step, 4))]
+    assert stepped(method, 4, lambda step: given(step, 4)) == pytest.approx(wanted, abs=1e-10)
     assert_the_same(method, loop, 1e-9)
-    assert int(method.contrast.queue.pointer) == loop.pointer == 24 % len(method.contrast.queue.rows)
+    assert int(method.contrast.queue.pointer) == loop.pointer == 16 % len(method.contrast.queue.rows)
 
 
 def assert_the_same(method: gersp.GeRSP, loop: Loop, tolerance: float) -> None:
