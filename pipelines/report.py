@@ -62,14 +62,15 @@ def collect(study_dir: Path) -> Page:
     curation = curation_of(corpus, notes) if corpus else None
     runs = [run_of(entry, root, notes) for entry in study.get("pretraining", ())]
     transfers = transfers_of(study, root, curation, notes)
+    boards = scoreboard.boards(root / one for one in study.get("scores", ()))
     return Page(
         title=study.get("title") or f"Study {study.get('name', root.name)}",
-        sentence=sentence(curation, runs, transfers),
+        sentence=sentence(curation, runs, transfers, len(boards)),
         made=str(study.get("created", "")),
         curation=curation,
         pretraining=Pretraining(tuple(runs)) if runs else None,
         transfers=transfers,
-        boards=scoreboard.boards(root / one for one in study.get("scores", ())),
+        boards=boards,
         provenance=provenance_of(
             study, root, corpus, [*runs, *(run for one in transfers for run in one.runs)], notes
         ),
@@ -245,7 +246,9 @@ def stage_of(stage: Json) -> Stage:
     )
 
 
-def sentence(curation: Curation | None, runs: Sequence[Run], transfers: Sequence[Transfer]) -> str:
+def sentence(
+    curation: Curation | None, runs: Sequence[Run], transfers: Sequence[Transfer], boards: int = 0
+) -> str:
     """What was done, in one sentence with its numbers."""
     parts = []
     if curation:
@@ -259,6 +262,8 @@ def sentence(curation: Curation | None, runs: Sequence[Run], transfers: Sequence
     for transfer in transfers:
         trained = sum(len(arm.scores) for arm in transfer.arms if arm.seeded)
         parts.append(f"{count(trained, 'run')} transferred to {transfer.task} ({transfer.setting})")
+    if boards and not transfers:
+        parts.append(f"{count(boards, 'board')} of scores")
     if not parts:
         return "Nothing has run yet."
     text = "; ".join(parts)

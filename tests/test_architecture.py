@@ -148,7 +148,7 @@ TRAINING_ROWS = (
     ("export",),
     ("methods",),
     ("protocols",),
-    ("evaluate", "mapping", "probe", "pictures", "record"),
+    ("evaluate", "mapping", "probe", "pictures", "looks", "record"),
     ("loop", "budget"),
     ("profile",),
     ("baselines",),

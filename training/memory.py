@@ -108,7 +108,7 @@ class Centre(nn.Module):
         self._noted: Tensor | None = None  # the sum of rows, then their number
 
     @torch.no_grad()
-    def absorb(self, outputs: Tensor, count: int = 1) -> None:
+    def absorb(self, outputs: Tensor, count: int | Tensor = 1) -> None:
         """Note raw teacher outputs (B, width), before centring; in evaluation nothing is noted.
 
         Each row may stand for the mean of `count` rows: as prototypes are linear, the mean output of many features is
@@ -125,4 +125,5 @@ class Centre(nn.Module):
         if self._noted is None:
             return
         noted, self._noted = ranks.mean(self._noted), None
-        self.value.lerp_(noted[:-1] / noted[-1].clamp(min=1e-12), 1 - self.momentum)
+        moved = (1 - self.momentum) * (noted[-1] > 0)  # rows may all have counted for nothing
+        self.value.lerp_(noted[:-1] / noted[-1].clamp(min=1e-12), moved)

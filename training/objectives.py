@@ -129,7 +129,9 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
 
 
 @torch.no_grad()
-def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3, *, whole: bool = True) -> Tensor:
+def sinkhorn(
+    logits: Tensor, temperature: float, rounds: int = 3, *, whole: bool = True, there: Tensor | None = None
+) -> Tensor:
     """A teacher's targets (..., B, K), without gradient: every row sums to 1, and columns to nearly equal sums.
 
         Q = exp(logits / temperature)
@@ -139,16 +141,18 @@ def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3, *, whole: bool
         return Q
 
     Kept as logarithms, so that no temperature overflows (Sinkhorn-Knopp as in SwAV, Caron et al. 2020, sec. 3.2).
-    With `whole`, logits are (B, K) and B may differ between ranks.
+    With `whole`, logits are (B, K) and B may differ between ranks. Rows that are not `there` (..., B) are left out, and 0.
     """
-    found = _wide(logits.detach()) / temperature
+    found, left_out = _wide(logits.detach()) / temperature, None if there is None else ~there[..., None]
     for _ in range(rounds):
+        if left_out is not None:
+            found = found.masked_fill(left_out, -torch.inf)
         columns = found.logsumexp(-2, keepdim=True)
         if whole:
             columns = ranks.gathered(columns).logsumexp(0, keepdim=True)
         found = found - columns
         found = found - found.logsumexp(-1, keepdim=True)
-    return found.exp()
+    return found.exp() if left_out is None else found.exp().masked_fill(left_out, 0.0)
 
 
 def patch_shares(masks: Tensor) -> Tensor:
@@ -317,19 +321,42 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
         return (torch.logaddexp(own, other) - own).mean()
 
 
-def batch_nce(queries: Tensor, keys: Tensor, temperature: float | Tensor) -> Tensor:
+def batch_nce(
+    queries: Tensor,
+    keys: Tensor,
+    temperature: float | Tensor,
+    *,
+    there: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
     """Contrast within the global batch: queries and keys (B, D), of any length; gradients reach both, over all ranks.
 
     q, k = rows / |row|
     for each i: scores = q[i] . k[j] / temperature for the keys j of all ranks
                 total += log(sum(exp(scores))) - scores[its own key]
     return total / B
+
+    Rows that are not `there` (B,) neither ask nor answer, and B counts the others; another row of the same of `places` (B,)
+    int64 is no negative.
     """
     with _exactly(queries):
         queries, keys = (F.normalize(_wide(rows), dim=-1) for rows in (queries, keys))
         scores = queries @ ranks.gathered(keys).T / temperature  # (B, N)
         own = torch.arange(len(queries), device=queries.device) + ranks.rank() * len(queries)
-        return F.cross_entropy(scores, own)
+        if there is None and places is None:
+            return F.cross_entropy(scores, own)
+        barred = torch.zeros_like(scores, dtype=torch.bool)
+        if there is not None:
+            barred |= ~ranks.gathered(there)
+        if places is not None:
+            barred |= places[:, None] == ranks.gathered(places)
+        losses = F.cross_entropy(
+            scores.masked_fill(barred.scatter(1, own[:, None], False), -torch.inf), own, reduction="none"
+        )
+        if there is None:
+            return losses.mean()
+        shares = there.to(losses.dtype)
+        return (losses * shares).sum() / ranks.mean(shares.sum()).clamp(min=1e-12)
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

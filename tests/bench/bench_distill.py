@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,6 @@ sys.path.insert(0, str(ROOT))
 
 from training import meter, optim  # noqa: E402
 from training.crops import Pairs  # noqa: E402
-from training.feed import Samples  # noqa: E402
 from training.methods import Method, Progress, build, dino, dinov2, mae, moco, pera  # noqa: E402
 from training.objectives import Losses  # noqa: E402
 from training.recipe import Recipe, replace  # noqa: E402
@@ -241,13 +241,11 @@ def augmented(count: int, device: str) -> float:
     """Seconds a tile of ours: all crops of a batch at once, on the device; processor seconds where that is the CPU."""
     with torch.device("meta"):
         method = pera.build(pera.vit_b16().method)
-    samples = Samples(
-        ids=[str(number) for number in range(count)],
+    samples = SimpleNamespace(
         layers={"hr": pictures(count)[:, None].to(device)},
         dates={"hr": torch.zeros(count, 1, dtype=torch.int32, device=device)},
-        labels={},
-        lonlat=torch.zeros(count, 2),
-        region=torch.zeros(count, dtype=torch.int64),
+        bands={},
+        nodata={},
     )
     method.train()
     gpu, found = device.startswith("cuda"), []

@@ -18,8 +18,9 @@ clearly contradicts it: by more than one standard error of an accuracy on that m
     python tests/claims/gersp_eurosat.py EUROSAT CIFAR --out runs/claims/gersp [--seeds 3] [--steps 320] [--threads 1]
 
 Both folders have an index of columns path, label, split. Data and network are thousands of times smaller than the
-paper's: only directions can be read from this. Both rates were chosen in a seed that is not scored, by the accuracy of
-all arms tried, not by their differences. Every arm and seed leaves `scores.json`; what is there is not run again.
+paper's: only directions can be read from this. In a seed that is not scored, the rate
+of pretraining was chosen by alpha 1's training losses, that of fine-tuning by the mean accuracy of alpha 1 and random.
+Every arm and seed leaves `scores.json`; what is there is not run again.
 Ends with `table.md`.
 """
 

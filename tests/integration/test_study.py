@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import artifacts, cli
 from pipelines import study as flows
-from pipelines import transfer as scoring
+from pipelines import trials as scoring
 
 pytestmark = [
     pytest.mark.integration,
@@ -33,7 +33,7 @@ def test_a_study_makes_what_is_missing_and_then_does_nothing(
     assert "±" in said.out
     made, scores = flows.finished(plot, home)
     page = (made.path / "report.html").read_text()
-    assert "A tiny study" in page
+    assert "A tiny study" in page and "random forest" in page
     study = json.loads((made.path / "study.json").read_text())
     assert [entry["arm"] for entry in study["transfers"]].count(scoring.RANDOM) == 2
     assert (made.path / study["corpus"] / "manifest.json").is_file()

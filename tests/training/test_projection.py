@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
+from sklearn.manifold import trustworthiness
 
 from training import projection
 
@@ -25,35 +25,14 @@ def test_principal_axes_are_scikit_learns_up_to_direction():
     assert torch.equal(places, projection.principal(rows, 3)[0])
 
 
-def test_affinities_have_the_perplexity_asked_for():
-    rows, _ = digits(80)
-    alike = projection._affinities(torch.cdist(rows, rows).square().double(), 12.0)
-    assert alike.sum().item() == pytest.approx(1.0)
-    torch.testing.assert_close(alike, alike.T)
-    far = torch.full((50, 50), 1.0).double()  # all equally far: every other point is a neighbour
-    even = projection._affinities(far.fill_diagonal_(0), 49.0)
-    torch.testing.assert_close(even, (1 - torch.eye(50).double()) / (50 * 49), atol=1e-6, rtol=0)
-
-
-def test_neighbours_stay_neighbours_as_well_as_in_scikit_learns_exact_tsne():
-    rows, _ = digits(200)
-    plane = projection.neighbours(rows, perplexity=20, steps=400)
-    peer = TSNE(perplexity=20, method="exact", init="pca", max_iter=400).fit(rows)
-    ours = trustworthiness(rows, plane, n_neighbors=10)
-    theirs = trustworthiness(rows, peer.embedding_, n_neighbors=10)
-    assert ours > theirs - 0.01 > 0.93
-    assert divergence(rows, plane) < peer.kl_divergence_ + 0.05
-    assert torch.equal(plane, projection.neighbours(rows, perplexity=20, steps=400))
-
-
-def divergence(rows, plane):
-    """Kullback and Leibler's, of the neighbourhoods on the plane from those of the features."""
-    alike = projection._affinities(torch.cdist(rows, rows).square().double(), 20.0)
-    near = 1 / (1 + torch.cdist(plane, plane).square().double())
-    near.fill_diagonal_(0)
-    near /= near.sum()
-    off = ~torch.eye(len(rows), dtype=torch.bool)
-    return float((alike[off] * (alike[off] / near[off]).log()).sum())
+def test_neighbours_stay_neighbours_and_nothing_is_random():
+    rows, _ = digits(300)
+    plane = projection.neighbours(rows.float())
+    assert plane.shape == (300, 2)
+    assert trustworthiness(rows, plane, n_neighbors=10) > 0.95
+    assert trustworthiness(rows, projection.principal(rows)[0], n_neighbors=10) < 0.9
+    assert torch.equal(plane, projection.neighbours(rows.float()))
+    assert projection.neighbours(rows[:5].float()).isfinite().all()
 
 
 def test_three_samples_have_no_neighbourhoods():

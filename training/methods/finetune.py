@@ -230,7 +230,7 @@ def _shaped(wanted: EncoderSpec, spec: Spec) -> EncoderSpec:
     if spec.form == "vitdet" and type(wanted) is vit.Spec:
         return _windowed(wanted, spec.views.crop or spec.views.side or wanted.image)
     if spec.form == "adapter" and isinstance(wanted, vit.Spec) and not isinstance(wanted, vitdet.Spec):
-        return adapter.Spec(inner=wanted, inputs=wanted.inputs)
+        return adapter.Spec(inner=wanted, inputs=wanted.inputs, interactions=min(4, wanted.depth))
     if spec.form == "dilated" and isinstance(wanted, hierarchy.Spec) and not wanted.name.startswith("swin"):
         return wanted.model_copy(update={"output_stride": 8})
     return wanted

@@ -1,0 +1,81 @@
+"""One place seen by several sensors over time: what a spatiotemporal encoder takes in place of one image.
+
+Letters: B batch, T dates of a sensor, S its bands, H x W its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from training.augment import PADDING, UNDATED, prepare
+from training.regions import NOWHERE
+
+if TYPE_CHECKING:
+    from training.encoders import Inputs
+    from training.feed import Samples
+
+__all__ = ["Observation", "observed"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Normalised `images` (B, T, S, H, W) float32 of each sensor, T its own, all of the same ground.
+
+    `days` (B, T) int64 are days since 1970-01-01, UNDATED where nobody states one. `present` (B, T) bool is false where a
+    sensor did not look or a series was filled up: those images mean nothing and change nothing. `region` (B,) int64 is
+    that of the encoder's geographic context; without it every sample is NOWHERE.
+    """
+
+    images: Mapping[str, Tensor]
+    days: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    region: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.images or not self.images.keys() == self.days.keys() == self.present.keys():
+            raise ValueError(
+                f"images of {sorted(self.images)} with days of {sorted(self.days)} and presence of "
+                f"{sorted(self.present)} are no observation: give all three for each sensor, one at least"
+            )
+        for name, images in self.images.items():
+            shapes = tuple(images.shape[:2]), tuple(self.days[name].shape), tuple(self.present[name].shape)
+            if images.ndim != 5 or len(set(shapes)) > 1:
+                raise ValueError(
+                    f"{name} has images {tuple(images.shape)} with days {shapes[1]} and presence {shapes[2]}: give "
+                    "(B, T, S, H, W) and twice (B, T)"
+                )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.images.values())))
+
+    @property
+    def regions(self) -> Tensor:
+        """`region` (B,), NOWHERE where nobody said."""
+        if self.region is not None:
+            return self.region
+        some = next(iter(self.days.values()))
+        return some.new_full((len(some),), NOWHERE)
+
+    @classmethod
+    def of(cls, sensor: str, images: Tensor) -> Observation:
+        """Single undated images (B, S, H, W) of one sensor, somewhere."""
+        days = torch.full((len(images), 1), UNDATED, device=images.device)
+        return cls({sensor: images[:, None]}, {sensor: days}, {sensor: torch.ones_like(days, dtype=torch.bool)})
+
+
+def observed(samples: Samples, inputs: Mapping[str, Inputs], region: Tensor | None = None) -> Observation:
+    """Whole chips as an observation: `inputs` says which pixels each sensor's encoder reads.
+
+    Raises ValueError for a layer or band that the samples lack.
+    """
+    images, days = {}, {}
+    for name, wanted in inputs.items():
+        days[name] = samples.dates[wanted.layer].long()  # (B, T)
+        dates = (torch.full_like(days[name][:, 0], date) for date in range(days[name].shape[1]))
+        images[name] = torch.stack([prepare(samples, wanted, date) for date in dates], 1)
+    return Observation(images, days, {name: days[name] != PADDING for name in days}, region)
