@@ -126,6 +126,7 @@ LEAVES = (
     "memory",
     "heads",
     "sliding",
+    "together",
     "views",
     "boxes",
     "metrics",

@@ -52,6 +52,7 @@ WHITE = dict.fromkeys(PICTURES, 255.0) | {
 }
 """layer -> the stored value that `pixels` calls 1: full scale of pictures, a reflectance of 1. Others keep theirs."""
 
+CACHED = 2**20  # numbers that a processor is given at a time
 TRIES = 10  # as torchvision's RandomResizedCrop
 
 
@@ -176,16 +177,21 @@ def render(
     if view.turn is not None:  # flipping what is transposed is transposing what is flipped the other way
         across, down = torch.where(view.turn, down, across), torch.where(view.turn, across, down)
     top, left, tall, wide = view.boxes.unbind(1)
-    mine = torch.arange(len(view.boxes), device=images.device)[:, None, None]
-    taps, weights = _taps(top, tall, height, size, down, antialias=antialias, mode=mode)  # (N, size, K)
-    half = weighted_rows(rows, taps + mine % batch * height, weights)  # (N, size, C * W)
-    lines = _transposed(half.view(len(mine), -1, width)).view(len(mine) * width, -1)  # (N * W, size * C)
-    taps, weights = _taps(left, wide, width, size, across, antialias=antialias, mode=mode)
-    whole = _transposed(weighted_rows(lines, taps + mine * width, weights))  # (N, size * C, size)
-    views = whole.unflatten(1, (size, -1)).transpose(1, 2)  # (N, C, size, size)
+    from_top = _taps(top, tall, height, size, down, antialias=antialias, mode=mode)  # (N, size, K) each
+    from_left = _taps(left, wide, width, size, across, antialias=antialias, mode=mode)
+    images_of = torch.arange(len(top), device=rows.device) % batch
+    views = images.new_empty(len(top), images.shape[1], size, size)
+    for few in _handfuls(views, width):
+        taps, weights = (part[few] for part in from_top)
+        half = weighted_rows(rows, taps + images_of[few, None, None] * height, weights)  # (n, size, C * W)
+        lines = _transposed(half.view(len(half), -1, width)).flatten(0, 1)  # (n * W, size * C)
+        taps, weights = (part[few] for part in from_left)
+        each = torch.arange(len(taps), device=rows.device)[:, None, None]
+        whole = _transposed(weighted_rows(lines, taps + each * width, weights))  # (n, size * C, size)
+        views[few] = whole.unflatten(1, (size, -1)).transpose(1, 2)
     if view.turn is not None:
         views = torch.where(view.turn.view(-1, 1, 1, 1), views.transpose(2, 3), views)
-    return views.contiguous()
+    return views
 
 
 def weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -261,6 +267,12 @@ def _changed(images: Tensor, which: Tensor) -> Tensor:
     return images
 
 
+def _handfuls(views: Tensor, width: int) -> list[slice]:
+    """The views (N, C, size, size) in parts: all at once, but on a processor as many as its cache holds halfway."""
+    each = len(views) if not views.is_cpu else max(1, CACHED // (views[0, :, 0].numel() * width))
+    return [slice(start, start + each) for start in range(0, len(views), each)]
+
+
 def _transposed(matrices: Tensor) -> Tensor:
     """(N, R, S) to (N, S, R), contiguous; on a processor one by one, for only a single one is moved in blocks there."""
     if matrices.is_cuda:
@@ -283,7 +295,9 @@ def _taps(
     step = (length / size)[:, None]  # (N, 1)
     stretch = step.clamp(min=1.0) if antialias else torch.ones_like(step)
     widest = max(1.0, whole / size) if antialias else 1.0
-    if antialias and not step.is_cuda and not unread(step):  # a GPU would make us wait; zero weights are cheap there
+    if (
+        antialias and not step.is_cuda and not unread(step)
+    ):  # a GPU would make us wait; zero weights are cheap there
         widest = float(stretch.max())
     place = torch.arange(size, device=start.device, dtype=torch.float32)
     place = torch.where(flipped[:, None], size - 1 - place, place)  # (N, size)

@@ -73,13 +73,12 @@ def estimate(recipe: Recipe, gpus: int, memory: float, peak: float | None = None
         )
     local = {name: share // gpus for name, share in shares.items()}
     one = _traced(recipe, local)
-    flops = meter.BACKWARD * one.flops
     sharded = isinstance(recipe.parallel, Fsdp) and gpus > 1
     parts = gpus if sharded else 1
     again = 4 / 3 if recipe.activations == "recompute" else 1.0
     rate = (peak or meter.PEAKS["H200"][recipe.precision]) * UTILISATION
     travel = one.weights * (3 if sharded else 2) * (2 if recipe.precision == "bf16" and sharded else 4)
-    seconds = recipe.accumulate * flops * again / rate + (travel / LINK if gpus > 1 else 0.0)
+    seconds = recipe.accumulate * one.flops * again / rate + (travel / LINK if gpus > 1 else 0.0)
     return Budget(
         parameters=4 * one.weights / parts,
         gradients=4 * one.trainable / parts,
@@ -172,7 +171,7 @@ class _Trace:
 
 
 def _traced(recipe: Recipe, batch: Mapping[str, int]) -> _Trace:
-    """Sizes of the method, what autograd keeps of one forward pass, and its operations."""
+    """Sizes of the method, what autograd keeps of one forward pass, and the operations of forward and backward."""
     recipe = fill_inputs(recipe, _Neutral())
     with torch.device("meta"):  # some starts, as of a truncated normal, look at what they drew
         method = build(recipe.method)
@@ -189,7 +188,7 @@ def _traced(recipe: Recipe, batch: Mapping[str, int]) -> _Trace:
             return tensor
 
         with (
-            meter.forward_flops() as flops,
+            meter.step_flops() as flops,
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             parallel.autocast(recipe.precision, "cpu"),
         ):

@@ -59,21 +59,22 @@ class Colour(BaseModel):
 
     def apply(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """The images (B, 3, H, W), each recoloured by its own draw; `images` themselves are left as they were."""
-        p, strength = self.p, self.jitter
+        p, strength, images = self.p, self.jitter, images.clone()
         if unread(images):  # which images change is a value; the size of what comes out is not
-            return images.clone()
+            return images
         if self.gray_order == "before":
-            images = grayscale(images, self.gray, generator)
+            _changed(images, _drawn(images, self.gray, generator), _gray)
         if self.gray_order == "instead":
             chosen, gray = torch.rand(2, len(images), generator=generator)
-            images = _changed(images, (chosen < p) & (gray < self.gray), _gray)
-            images = _jittered(images, (chosen < p) & (gray >= self.gray), strength, generator)
+            _changed(images, (chosen < p) & (gray < self.gray), _gray)
+            _jittered(images, (chosen < p) & (gray >= self.gray), strength, generator)
         else:
-            images = _jittered(images, _drawn(images, p, generator), strength, generator)
+            _jittered(images, _drawn(images, p, generator), strength, generator)
         if self.gray_order == "after":
-            images = grayscale(images, self.gray, generator)
-        images = blur(images, self.sigma, self.blur, generator)
-        return solarise(images, self.solarise, generator)
+            _changed(images, _drawn(images, self.gray, generator), _gray)
+        if self.blur:
+            _softened(images, self.sigma, self.blur, generator)
+        return _changed(images, _drawn(images, self.solarise, generator), _negative)
 
 
 @record_function("augment")
@@ -91,13 +92,13 @@ def jitter(
     Raises ValueError for saturation or hue of images that have not three bands.
     """
     strength = Jitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
-    return _jittered(images, _drawn(images, p, generator), strength, generator)
+    return _jittered(images.clone(), _drawn(images, p, generator), strength, generator)
 
 
 @record_function("augment")
 def grayscale(images: Tensor, p: float, generator: Generator | None = None) -> Tensor:
     """Three equal bands of grey, with probability `p` an image."""
-    return _changed(images, _drawn(images, p, generator), _gray)
+    return _changed(images.clone(), _drawn(images, p, generator), _gray)
 
 
 @record_function("augment")
@@ -113,25 +114,13 @@ def blur(
     image is mirrored. Equal to torchvision's `gaussian_blur` with so large a kernel; Pillow, which the published MoCo
     and DINO use, approximates it by three box means.
     """
-    drawn = _drawn(images, p, generator)
-    deviations = sigma[0] + torch.rand(len(images), generator=generator) * (sigma[1] - sigma[0])
-
-    def blurred(chosen: Tensor) -> Tensor:
-        return _blurred(chosen, deviations[drawn].to(images.device), reach=math.ceil(4 * sigma[1]))
-
-    return _changed(images, drawn, blurred)
+    return _softened(images.clone(), sigma, p, generator)
 
 
 @record_function("augment")
-def solarise(
-    images: Tensor, p: float, generator: Generator | None = None, threshold: float = 128 / 255
-) -> Tensor:
-    """What is at least `threshold` turned into its negative, with probability `p` an image."""
-    return _changed(
-        images,
-        _drawn(images, p, generator),
-        lambda chosen: torch.where(chosen >= threshold, 1 - chosen, chosen),
-    )
+def solarise(images: Tensor, p: float, generator: Generator | None = None) -> Tensor:
+    """What is at least 128 of 255 turned into its negative, with probability `p` an image."""
+    return _changed(images.clone(), _drawn(images, p, generator), _negative)
 
 
 def _drawn(images: Tensor, p: float, generator: Generator | None) -> Tensor:
@@ -142,14 +131,30 @@ def _drawn(images: Tensor, p: float, generator: Generator | None) -> Tensor:
 
 
 def _changed(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The images with those `chosen` (B,) replaced by what `change` makes of them; it may write on what it is given."""
+    """`images`, in which those `chosen` (B,) are overwritten by what `change` makes of them."""
     rows = chosen.nonzero()[:, 0].to(images.device, non_blocking=True)
-    return images if not len(rows) else images.index_copy(0, rows, change(images[rows]))
+    if len(rows):
+        images[rows] = change(images[rows])
+    return images
+
+
+def _softened(
+    images: Tensor, sigma: tuple[float, float], p: float, generator: Generator | None = None
+) -> Tensor:
+    """`images`, in which some are overwritten by what a blur makes of them."""
+    drawn = _drawn(images, p, generator)
+    deviations = sigma[0] + torch.rand(len(images), generator=generator) * (sigma[1] - sigma[0])
+
+    def blurred(chosen: Tensor) -> Tensor:
+        return _blurred(chosen, deviations[drawn].to(images.device), reach=math.ceil(4 * sigma[1]))
+
+    return _changed(images, drawn, blurred)
 
 
 def _jittered(images: Tensor, chosen: Tensor, strength: Jitter, generator: Generator | None) -> Tensor:
-    """Brightness, contrast and saturation all blend an image with something; hue stands in one of four places between.
+    """`images`, in which those `chosen` (B,) are overwritten by what the four operations make of them.
 
+    Brightness, contrast and saturation all blend an image with something; hue stands in one of four places between.
     So the chosen images fall into four groups, and in each all are blended at once, with what their order says.
     """
     rgb = images.shape[1] == 3
@@ -162,7 +167,6 @@ def _jittered(images: Tensor, chosen: Tensor, strength: Jitter, generator: Gener
     spans = torch.tensor([strength.brightness, strength.contrast, strength.saturation, strength.hue])
     factors = (2 * torch.rand(count, 4, generator=generator) - 1) * spans  # (b, 4), by operation
     factors[:, :HUE] = (1 + factors[:, :HUE]).clamp(min=0.0)
-    images = images.clone() if count else images
     for place in range(4):
         group = (order[:, place] == HUE).nonzero()[:, 0]
         for mine in group.split(_handful(images)):
@@ -217,6 +221,10 @@ def _rotated(images: Tensor, turn: Tensor) -> Tensor:
     turned[:, :1].sub_(1)
     turned[:, 1:].neg_().add_(2)
     return turned.clamp_(0, 1).mul_(chroma).add_(least)
+
+
+def _negative(images: Tensor) -> Tensor:
+    return torch.where(images >= 128 / 255, 1 - images, images)
 
 
 def _gray(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Letters: B places, V views, n cells a side of a view, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,9 @@ __all__ = [
     "draw_pairs",
     "fixed_locals",
     "fixed_pairs",
+    "moved",
     "partners",
+    "repeated",
     "sampled",
     "scaled",
 ]
@@ -54,6 +57,10 @@ class Places(BaseModel):
     flips: float = Field(0.5, ge=0, le=1)  # each way; from above there is no up
     turns: float = Field(0.5, ge=0, le=1)
 
+    def within(self, side: int) -> int:
+        """The side of the window in a tile of `side` cells."""
+        return min(self.window, side)
+
 
 @dataclass(frozen=True)
 class Partners:
@@ -67,12 +74,12 @@ class Partners:
 def draw_pairs(
     count: int, side: int, places: Places, cells: int, generator: Generator | None = None
 ) -> tuple[View, Tensor]:
-    """Two views (2 * count) of each tile of `side` cells, and the windows (count, 3) top, left, side they lie in.
+    """Two views (2 * count) of each tile of `side` cells, and the corners (count, 2) of the windows they lie in: top, left.
 
     View 0 of every place comes first, then view 1; `cells` a side is what views are rendered to. Of `TRIES` pairs the
     first with enough in common is taken; when none has, both views get the box of the first. On the host.
     """
-    window = min(places.window, side)
+    window = places.within(side)
     corner = (torch.rand(count, 2, generator=generator) * (side - window + 1)).floor()  # (B, 2)
     boxes, flips = _boxes(TRIES * 2 * count, window, places.large, places, generator)
     boxes[:, :2] += corner.repeat(TRIES * 2, 1)
@@ -90,41 +97,42 @@ def draw_pairs(
     chosen, turned = tries[0][first, :, place], tries[1][:, first, :, place]  # (B, 2, 4), (B, 3, 2)
     chosen[:, 1] = torch.where(fits.any(0)[:, None], chosen[:, 1], chosen[:, 0])
     across, down, turn = turned.permute(1, 2, 0).reshape(3, -1)
-    windows = torch.cat([corner, torch.full((count, 1), float(window))], 1)
-    return View(chosen.transpose(0, 1).reshape(-1, 4), across, down, turn), windows
+    return View(chosen.transpose(0, 1).reshape(-1, 4), across, down, turn), corner
 
 
-def draw_locals(windows: Tensor, places: Places, finer: int, generator: Generator | None = None) -> View:
-    """`places.count` small views of each place within its window (B, 3), in cells, whose corners lie between pixels of
-    a sensor that is `finer` times as fine: place by place within each round, (count * B)."""
-    inside = int(windows[0, 2]) if len(windows) else 1
-    boxes, (across, down, turn) = _boxes(
-        places.count * len(windows), inside * finer, places.small, places, generator
-    )
+def draw_locals(
+    corner: Tensor, side: int, places: Places, finer: int, generator: Generator | None = None
+) -> View:
+    """`places.count` small views of each place, (count * B), in its window at `corner` (B, 2): round by round.
+
+    In cells; boxes end between pixels of a sensor that is `finer` times as fine.
+    """
+    count = places.count * len(corner)
+    boxes, (across, down, turn) = _boxes(count, places.within(side) * finer, places.small, places, generator)
     boxes = boxes / finer
-    boxes[:, :2] += windows[:, :2].repeat(places.count, 1)
+    boxes[:, :2] += corner.repeat(places.count, 1)
     return View(boxes, across, down, turn)
 
 
 def fixed_pairs(count: int, side: int, places: Places) -> tuple[View, Tensor]:
     """The views of evaluation: central squares of the central window, as it lies; the larger share first."""
-    window = min(places.window, side)
-    start = float((side - window) // 2)
-    parts = [central_views(count, window, window, share) for share in reversed(places.large)]
-    boxes = torch.cat([part.boxes for part in parts]) + torch.tensor([start, start, 0.0, 0.0])
-    never = torch.zeros(2 * count, dtype=torch.bool)
-    return View(boxes, never, never, never), torch.tensor([start, start, window]).expand(count, 3)
+    window = places.within(side)
+    start = (side - window) // 2
+    return _squares(count, window, places.large[::-1], start, 1), torch.full((count, 2), float(start))
 
 
-def fixed_locals(windows: Tensor, places: Places, finer: int) -> View:
+def fixed_locals(count: int, side: int, places: Places, finer: int) -> View:
     """The small views of evaluation: central squares, their areas spread over the shares that are drawn otherwise."""
-    count, inside = len(windows), int(windows[0, 2]) * finer
-    shares = torch.linspace(*places.small, places.count).tolist()
-    boxes = [central_views(count, inside, inside, share).boxes / finer for share in shares]
-    found = torch.cat(boxes) if boxes else torch.zeros(0, 4)
-    found[:, :2] += windows[:, :2].repeat(places.count, 1)
-    never = torch.zeros(len(found), dtype=torch.bool)
-    return View(found, never, never, never)
+    window = places.within(side)
+    least, most = places.small
+    step = (most - least) / max(1, places.count - 1)
+    shares = [least + step * number for number in range(places.count)]
+    return _squares(count, window, shares, (side - window) // 2, finer)
+
+
+def moved(view: View, device: torch.device) -> View:
+    """The same views on a device."""
+    return View(*(None if part is None else part.to(device, non_blocking=True) for part in _parts(view)))  # type: ignore[arg-type]
 
 
 def scaled(view: View, finer: int) -> View:
@@ -135,6 +143,17 @@ def scaled(view: View, finer: int) -> View:
 def both_ways(view: View) -> View:
     """Pairs (2B) with their members exchanged: what each view is compared with."""
     return View(*(None if part is None else torch.cat(part.chunk(2)[::-1]) for part in _parts(view)))  # type: ignore[arg-type]
+
+
+def repeated(view: View, rounds: int, parts: int = 1) -> View:
+    """Each of the equal `parts` of views so many times in a row."""
+
+    def many(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return torch.cat([part.repeat(rounds, *[1] * (part.ndim - 1)) for part in values.chunk(parts)])
+
+    return View(*map(many, _parts(view)))  # type: ignore[arg-type]
 
 
 def centres(view: View, cells: int) -> Tensor:
@@ -155,9 +174,9 @@ def centres(view: View, cells: int) -> Tensor:
 def partners(mine: View, theirs: View, cells: int) -> Partners:
     """For each of the `cells` x `cells` cells of N views, the point of the N other views with the same ground.
 
-        for each view, for each cell s: (x, y) = its centre on the tile
-            there[s] = (x, y) lies in the other's box
-            points[s] = where in the other view, as it is flipped and turned, (x, y) is seen
+    for each view, for each cell s: (x, y) = its centre on the tile
+        there[s] = (x, y) lies in the other's box
+        points[s] = where in the other view, as it is flipped and turned, (x, y) is seen
     """
     x, y = centres(mine, cells).unbind(-1)  # (N, n, n)
     top, left, height, width = (_wide(side) for side in theirs.boxes.unbind(1))
@@ -174,11 +193,15 @@ def partners(mine: View, theirs: View, cells: int) -> Partners:
 
 
 def sampled(maps: Tensor, points: Tensor) -> Tensor:
-    """What maps (N, ..., h, w) hold at points (N, n, m, 2), between cells bilinearly: (N, ..., n, m)."""
-    flat = maps.flatten(1, -3)  # (N, D, h, w)
-    found = F.grid_sample(
-        flat, points.to(flat.dtype), mode="bilinear", padding_mode="border", align_corners=False
-    )
+    """What maps (N, ..., h, w) hold at points (N, n, m, 2), between cells bilinearly: (N, ..., n, m).
+
+    In float32 or wider, for points are finer than half precision.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        flat = maps.flatten(1, -3).to(torch.promote_types(maps.dtype, torch.float32))  # (N, D, h, w)
+        found = F.grid_sample(
+            flat, points.to(flat.dtype), mode="bilinear", padding_mode="border", align_corners=False
+        )
     return found.unflatten(1, maps.shape[1:-2])
 
 
@@ -191,6 +214,13 @@ def _boxes(
     corner = (torch.rand(2, count, generator=generator) * (window - side + 1)).floor()
     odds = torch.tensor([places.flips, places.flips, places.turns])[:, None]
     return torch.stack([*corner, side, side], 1), torch.rand(3, count, generator=generator) < odds
+
+
+def _squares(count: int, window: int, shares: Sequence[float], start: int, finer: int) -> View:
+    boxes = [central_views(count, window * finer, window * finer, share).boxes / finer for share in shares]
+    whole = torch.cat([*boxes, torch.zeros(0, 4)]) + torch.tensor([start, start, 0, 0])
+    never = torch.zeros(len(whole), dtype=torch.bool)
+    return View(whole, never, never, never)
 
 
 def _parts(view: View) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

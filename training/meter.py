@@ -1,7 +1,8 @@
 """How much work a step is, and how much of it the device could have done: counted operations, peak rates, memory.
 
-Model FLOPs are three times those of the forward pass (backward costs twice), counted while the first step runs, so
-patches that are never looked at do not count and neither does anything recomputed to save memory. Utilisation divides by
+Model FLOPs are three times those of the forward pass (backward costs twice), and once those without gradient, such as a
+teacher's, counted while the first step runs: patches that are never looked at do not count and neither does anything
+recomputed to save memory. Utilisation divides by
 the device's peak for the precision used: a published figure for GPUs that are known, else a matrix product that is timed
 here, which is what an honest program could reach on this machine.
 """
@@ -11,15 +12,21 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+    shape_wrapper,
+)
 
-__all__ = ["BACKWARD", "PEAKS", "Meter", "forget_peak", "forward_flops", "memory", "peak_rate"]
+__all__ = ["PEAKS", "Meter", "forget_peak", "forward_flops", "memory", "peak_rate", "step_flops"]
 
 BACKWARD = 3
 """Forward and backward over forward alone."""
@@ -52,13 +59,37 @@ _MISSING = {
 """What torch's own table leaves out."""
 
 
+def _learning(count: Callable[..., int]) -> Callable[..., int]:
+    """The same count of an operation, for forward and backward where a gradient is wanted."""
+
+    def counted(*given: Any, **named: Any) -> int:
+        return count(*given, **named) * (BACKWARD if torch.is_grad_enabled() else 1)
+
+    counted._get_raw = True  # type: ignore[attr-defined]
+    return counted
+
+
 @contextmanager
 def forward_flops() -> Iterator[list[int]]:
     """A list that holds, after the block, the floating-point operations of what ran in it; compiled code runs eagerly."""
+    with _counting(_MISSING) as found:
+        yield found
+
+
+@contextmanager
+def step_flops() -> Iterator[list[int]]:
+    """As `forward_flops` around a forward pass, with the operations of the backward pass that is to follow."""
+    known: dict[Any, Any] = flop_registry | {name: shape_wrapper(count) for name, count in _MISSING.items()}
+    with _counting({name: _learning(count) for name, count in known.items()}) as found:
+        yield found
+
+
+@contextmanager
+def _counting(table: Mapping[Any, Any]) -> Iterator[list[int]]:
     found: list[int] = []
     with (
         torch.compiler.set_stance("force_eager"),
-        FlopCounterMode(display=False, custom_mapping=_MISSING) as counter,
+        FlopCounterMode(display=False, custom_mapping=dict(table)) as counter,
     ):
         yield found
     found.append(int(counter.get_total_flops()))
@@ -111,9 +142,9 @@ class Meter:
     @contextmanager
     def forward(self) -> Iterator[None]:
         """Around each forward pass of one step."""
-        with forward_flops() as found:
+        with step_flops() as found:
             yield
-        self.flops += BACKWARD * found[0]
+        self.flops += found[0]
 
     def numbers(self, steps: int, seconds: float) -> dict[str, float]:
         """`tflops` (10^12 a second), `mfu` (0 to 1) and `memory_gb` of one rank over some steps."""

@@ -347,7 +347,7 @@ def batch_nce(
             return F.cross_entropy(scores, own)
         barred = torch.zeros_like(scores, dtype=torch.bool)
         if there is not None:
-            barred |= ~ranks.gathered(there)
+            barred |= ranks.gathered(there.to(torch.uint8)) == 0
         if places is not None:
             barred |= places[:, None] == ranks.gathered(places)
         losses = F.cross_entropy(

@@ -65,7 +65,9 @@ class Observation:
     def of(cls, sensor: str, images: Tensor) -> Observation:
         """Single undated images (B, S, H, W) of one sensor, somewhere."""
         days = torch.full((len(images), 1), UNDATED, device=images.device)
-        return cls({sensor: images[:, None]}, {sensor: days}, {sensor: torch.ones_like(days, dtype=torch.bool)})
+        return cls(
+            {sensor: images[:, None]}, {sensor: days}, {sensor: torch.ones_like(days, dtype=torch.bool)}
+        )
 
 
 def observed(samples: Samples, inputs: Mapping[str, Inputs], region: Tensor | None = None) -> Observation:

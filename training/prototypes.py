@@ -44,14 +44,16 @@ class Spec(BaseModel):
     @classmethod
     def _numbers_fit(cls, side: int) -> int:
         if side > 2**15:
-            raise ValueError(f"{side} x {side} regions are more than any run can visit; choose a coarser grid")
+            raise ValueError(
+                f"{side} x {side} regions are more than any run can visit; choose a coarser grid"
+            )
         return side
 
 
 class Prototypes(nn.Module):
     """Prototypes `held` (R, K, D) in float32 and how often each region has learnt, `visits` (R,).
 
-        absorb, in each forward pass in training: noted += cells of the samples, with their regions
+        absorb, in forward passes in training: noted += cells of the samples, with their regions
         settle, in after_step: for each region r noted by any rank, with all its cells F (n, D):
             S = sinkhorn(cosine(F, held[r]))                               (rows sum to 1, columns to n / K)
             found = S.T @ F, each row divided by its column's sum of S where `update` is mean     (eq. 11 and 12)
@@ -89,9 +91,8 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def absorb(self, cells: Tensor, region: Tensor) -> None:
-        """Note cells (B, N, D) of samples in regions (B,); in evaluation nothing is noted."""
-        if self.training:
-            self._noted.append((cells.detach().to(self.held.dtype), region))
+        """Note cells (B, N, D) of samples in regions (B,): in training only, also where this module is a teacher's."""
+        self._noted.append((cells.detach().to(self.held.dtype), region))
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -112,13 +113,16 @@ class Prototypes(nn.Module):
 
     def _begin(self, cells: Tensor) -> None:
         """Before anything was learnt, the length of cells: the root of its mean square, over all ranks."""
-        length = ranks.mean(cells.square().sum(-1).mean()).sqrt()
-        self.held *= torch.where(self.visits.any(), 1.0, length)
+        if not self.visits.any():
+            length = ranks.mean(cells.square().sum(-1).mean()).sqrt()
+            self.held.mul_(length / self.held[0, 0].norm())
 
     def _found(self, cells: Tensor, found: Tensor, place: Tensor) -> Tensor:
         """What the prototypes (U, K, D) of the regions `found` (U,) would be by the cells alone; `place` (W * B,) in them."""
         own = ranks.own(place)  # (B,)
-        cosines = F.normalize(cells, dim=-1) @ F.normalize(self.held[found.clamp(min=0)], dim=-1)[own].mT  # (B, N, K)
+        cosines = (
+            F.normalize(cells, dim=-1) @ F.normalize(self.held[found.clamp(min=0)], dim=-1)[own].mT
+        )  # (B, N, K)
         shares = assigned(cosines / self.spec.temperature, place, self.spec.rounds)
         sums = cells.new_zeros(len(found), *self.held.shape[1:]).index_add(0, own, shares.mT @ cells)
         sums = ranks.mean(sums) * ranks.world()

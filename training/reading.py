@@ -169,7 +169,7 @@ class Source:
                 raise ValueError(
                     f"{where} has no layer {layer!r}; it has {', '.join(self.sensors)}: change the stream's layers"
                 )
-        self.layers, self.labels, self._pin = stream.layers, meta.labels, pin
+        self.layers, self.labels, self._pin, self._partial = stream.layers, meta.labels, pin, stream.partial
         self._batches, self._scratch = {layer: Memory() for layer in stream.layers}, Memory()
 
     def read(self, part: int) -> Group:
@@ -217,10 +217,13 @@ class Source:
         )
 
     def _pixels(self, layer: str, rows: Sequence[Row], crew: Crew) -> Tensor:
+        """Pixels (B, T, C, H, W); where a stream is partial, nodata for samples without the layer, H and W 0 without any."""
         places = [row.group.blobs[layer][row.index] for row in rows]
-        _one_shape(layer, rows, places)
-        longest, largest = max(blob.dates for blob in places), max(blob.size for blob in places)
-        batch = self._empty(layer, (len(rows), longest, *places[0].shape[1:]), pictures=places[0].files)
+        shape = _one_shape(layer, rows, places, partial=self._partial)
+        if shape is None:
+            shape = len(self.sensors[layer].bands), 0, 0
+        longest, largest = max(1, *(blob.dates for blob in places)), max(blob.size for blob in places)
+        batch = self._empty(layer, (len(rows), longest, *shape), pictures=any(blob.files for blob in places))
         out = batch.numpy()
 
         def decode(numbers: range) -> None:
@@ -229,6 +232,8 @@ class Source:
                 row, blob = rows[number], places[number]
                 if blob.dates < longest:
                     out[number, blob.dates :] = self.sensors[layer].nodata
+                if not blob.size:
+                    continue
                 try:
                     codec.unpack(read(row.group.handle, blob, memory), out[number, : blob.dates])
                 except (Corrupt, ValueError) as error:
@@ -267,16 +272,26 @@ def _part(
     return [(unit, rows[keep]) for (unit, rows), keep in zip(parts, kept, strict=True) if keep.any()]
 
 
-def _one_shape(layer: str, rows: Sequence[Row], places: Sequence[Blob]) -> None:
-    """Raises Missing for a row without this layer, Corrupt for one of another size."""
+def _one_shape(
+    layer: str, rows: Sequence[Row], places: Sequence[Blob], *, partial: bool
+) -> tuple[int, ...] | None:
+    """The shape of all images of a layer; None where no row has any.
+
+    Raises Missing for a row without this layer, unless some may be, and Corrupt for one of another size.
+    """
+    first = next((blob for blob in places if blob.size), None)
     for row, blob in zip(rows, places, strict=True):
-        if not blob.size:
-            raise Missing(f"{row} has no {layer} pixels; leave the layer out of the stream's layers")
-        if blob.shape[1:] != places[0].shape[1:]:
+        if not blob.size and not partial:
+            raise Missing(
+                f"{row} has no {layer} pixels; leave the layer out of the stream's layers, or set partial=true for a "
+                "method that does without"
+            )
+        if first is not None and blob.size and blob.shape[1:] != first.shape[1:]:
             raise Corrupt(
-                f"{row}: {layer} is {blob.shape[1:]}, others are {places[0].shape[1:]} (bands, height, width); "
+                f"{row}: {layer} is {blob.shape[1:]}, others are {first.shape[1:]} (bands, height, width); "
                 "one stream needs one shape"
             )
+    return None if first is None else first.shape[1:]
 
 
 def _days(dates: Any) -> list[NDArray[np.int32]]:
@@ -289,7 +304,7 @@ def _days(dates: Any) -> list[NDArray[np.int32]]:
 
 
 def _padded(series: Sequence[NDArray[np.int32]]) -> Tensor:
-    out = np.full((len(series), max(len(line) for line in series)), PADDING, np.int32)
+    out = np.full((len(series), max(1, *(len(line) for line in series))), PADDING, np.int32)
     for number, line in enumerate(series):
         out[number, : len(line)] = line
     return torch.from_numpy(out)

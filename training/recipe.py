@@ -70,6 +70,7 @@ class Stream(Settings):
     """One source of batches: a split of a sealed corpus, the layers to decode, and its share of the batch.
 
     With `share` only that part of the samples is used, of each class alike: always the same, and within any larger one.
+    A `partial` stream takes samples that lack some of the layers, as series without any date.
     """
 
     corpus: str
@@ -77,6 +78,7 @@ class Stream(Settings):
     layers: tuple[str, ...] = Field(min_length=1)
     weight: int = Field(1, ge=1)
     share: float = Field(1.0, gt=0, le=1)
+    partial: bool = False
 
 
 class _Moves(Settings):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from training.encoders import Inputs
     from training.feed import Samples
 
-__all__ = ["Gains", "drawn_dates", "jittered", "series", "spread_dates"]
+__all__ = ["Gains", "days", "drawn_dates", "jittered", "series", "spread_dates"]
 
 UNIT = {one.prefix: one.scale for one in SENSORS}
 """layer -> what a stored step is worth in the sensor's unit."""
@@ -78,55 +78,58 @@ def drawn_dates(samples: Samples, layer: str, count: int, generator: Generator |
 
     Without replacement where a series has as many, else with; 0 where it has none.
     """
-    days = samples.dates[layer]  # (B, T)
-    noise = torch.rand(days.shape, generator=generator).to(days.device)
-    order = noise.masked_fill(days == PADDING, 2.0).argsort(1)  # what is there first, mixed
-    held = (days != PADDING).sum(1, keepdim=True)  # (B, 1)
-    again = (torch.rand(len(days), count, generator=generator).to(days.device) * held).long()
-    straight = torch.arange(count, device=days.device).expand_as(again)
-    index = order.gather(1, torch.where(held >= count, straight.clamp(max=days.shape[1] - 1), again))
-    return _by_day(days, index)
+    known = samples.dates[layer]  # (B, T)
+    noise = torch.rand(known.shape, generator=generator).to(known.device)
+    order = noise.masked_fill(known == PADDING, 2.0).argsort(1)  # what is there first, mixed
+    held = (known != PADDING).sum(1, keepdim=True)  # (B, 1)
+    again = (torch.rand(len(known), count, generator=generator).to(known.device) * held).long()
+    straight = torch.arange(count, device=known.device).clamp(max=known.shape[1] - 1)
+    index = order.gather(1, torch.where(held >= count, straight, again))
+    return index.gather(1, known.gather(1, index).argsort(dim=1, stable=True))
 
 
 def spread_dates(samples: Samples, layer: str, count: int) -> Tensor:
     """The dates of evaluation: `count` of each series evenly spread over it in time, some twice where it has fewer."""
-    days = samples.dates[layer]
-    order = days.long().masked_fill(days == PADDING, torch.iinfo(torch.int64).max).argsort(1, stable=True)
-    held = (days != PADDING).sum(1, keepdim=True)
-    place = (torch.arange(count, device=days.device) + 0.5) / count
-    return order.gather(1, (place * held).long().clamp(max=days.shape[1] - 1))
+    known = samples.dates[layer]
+    order = (
+        known.long().masked_fill(known == PADDING, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
+    )
+    held = (known != PADDING).sum(1, keepdim=True)
+    place = (torch.arange(count, device=known.device) + 0.5) / count
+    return order.gather(1, (place * held).long())
 
 
-def series(samples: Samples, inputs: Inputs, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised images (B, T, S, H, W) of the dates `index` (B, T), their days (B, T), and which places have any (B,).
-
-    Days are since 1970-01-01, UNDATED where nobody states one and where a place has no image, which is then all mean.
-    """
-    stored, days = samples.layers[inputs.layer], samples.dates[inputs.layer]
+def series(samples: Samples, inputs: Inputs, index: Tensor) -> Tensor:
+    """Normalised images (B, T, S, H, W) of the dates `index` (B, T); all mean where a place has none."""
+    stored = samples.layers[inputs.layer]
     rows = torch.arange(len(index), device=index.device)[:, None]
-    kept = _gathered(stored, rows, index)  # (B, T, S', H, W)
-    held = (days != PADDING).any(1)
-    one = replace(samples, layers={inputs.layer: kept.flatten(0, 1)[:, None]})
-    images = augment.prepare(one, inputs).unflatten(0, index.shape)
-    images = images * held.view(-1, 1, 1, 1, 1)
-    chosen = days.gather(1, index)
-    return images, torch.where(chosen == PADDING, UNDATED, chosen).long(), held
-
-
-def jittered(days: Tensor, most: int, generator: Generator | None = None) -> Tensor:
-    """Days (B, T) each moved by up to `most` of them, evenly; what has no date keeps having none."""
-    moved = torch.randint(-most, most + 1, days.shape, generator=generator).to(days.device)
-    return torch.where(days == UNDATED, days, (days + moved).clamp(min=0))
-
-
-def _by_day(days: Tensor, index: Tensor) -> Tensor:
-    return index.gather(1, days.gather(1, index).argsort(1, stable=True))
-
-
-def _gathered(stored: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     if stored.dtype == torch.uint16:  # has few operations; its bits have all
-        return stored.view(torch.int16)[rows, index].view(torch.uint16)
-    return stored[rows, index]
+        kept = stored.view(torch.int16)[rows, index].view(torch.uint16)
+    else:
+        kept = stored[rows, index]  # (B, T, S', H, W)
+    if not kept.numel():
+        return torch.zeros(*index.shape, len(inputs.bands), 0, 0, device=index.device)
+    one = replace(samples, layers={inputs.layer: kept.flatten(0, 1)[:, None]})
+    _, held = days(samples, inputs.layer, index)
+    return augment.prepare(one, inputs).unflatten(0, index.shape) * held.view(-1, 1, 1, 1, 1)
+
+
+def days(samples: Samples, layer: str, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Days since 1970-01-01 (B, T) int64 of the dates `index` (B, T), and which places have any date (B,) bool.
+
+    UNDATED where nobody states one, and where a place has none.
+    """
+    known = samples.dates[layer]
+    chosen = known.gather(1, index)
+    return torch.where(chosen == PADDING, UNDATED, chosen).long(), (known != PADDING).any(1)
+
+
+def jittered(when: Tensor, most: int, generator: Generator | None = None) -> Tensor:
+    """Days (B, T) each moved by up to `most` of them, evenly; what has no date keeps having none."""
+    if not most:
+        return when
+    moved = torch.randint(-most, most + 1, when.shape, generator=generator).to(when.device)
+    return torch.where(when == UNDATED, when, (when + moved).clamp(min=0))
 
 
 def _gamma(shape: tuple[int, ...], looks: int, generator: Generator | None) -> Tensor:

@@ -84,7 +84,7 @@ def _as(zoom: int, train: int, test: int) -> Benchmark:
         classes=CLASSES,
         sensors=(PHOTO, MASK),
         splits={"train": train, "test": test},
-        protocols=(),
+        protocols=(f"kampala_buildings_{zoom}_finetune",),
         metric="miou",
         url="https://github.com/hotosm/fAIr-utilities",
         license=TERMS[0],

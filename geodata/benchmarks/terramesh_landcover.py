@@ -91,7 +91,7 @@ def _as(place: str) -> Benchmark:
         classes=CLASSES,
         sensors=(SENTINEL2_L2A, SENTINEL1, MASK),
         splits={"train": 98, "test": 49},
-        protocols=(),
+        protocols=(f"terramesh_landcover_{place}_finetune",),
         metric="miou",
         url="https://huggingface.co/datasets/ibm-esa-geospatial/TerraMesh",
         license=TERMS[0],

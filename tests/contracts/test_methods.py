@@ -31,7 +31,8 @@ from training.recipe import Recipe, fill_inputs
 
 FOLDER = Path(training.methods.__file__ or "").parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-SENSORS = {known.prefix: known for known in (sensors.SENTINEL2, sensors.OPTICAL, sensors.LANDCOVER)}
+KNOWN = (sensors.SENTINEL2, sensors.SENTINEL1, sensors.OPTICAL, sensors.LANDCOVER)
+SENSORS = {known.prefix: known for known in KNOWN}
 COUNT, SIDE, DATES = 4, 72, 2
 
 methods = pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,10 @@ def test_a_study_makes_what_is_missing_and_then_does_nothing(
     mae.write_text(
         json.dumps({"name": "mae.smoke", "steps": 6, "batch": 4, "log_every": 2, "checkpoint_every": 3})
     )
-    plot = flows.Plot("tiny", "A tiny study", str(spec_path), str(mae), str(recipe), "land cover", seeds=2)
+    shown = ("reconstruction", "attention", "features", "stages", "distances")
+    plot = flows.Plot(
+        "tiny", "A tiny study", str(spec_path), str(mae), str(recipe), "land cover", seeds=2, pictures=shown
+    )
     monkeypatch.setattr(flows, "studies", lambda: {"tiny": plot})
     assert flows.finished(plot, home) is None
     cli.main(["study", "tiny", "--root", str(home.root)])
@@ -34,6 +37,8 @@ def test_a_study_makes_what_is_missing_and_then_does_nothing(
     made, scores = flows.finished(plot, home)
     page = (made.path / "report.html").read_text()
     assert "A tiny study" in page and "random forest" in page
+    assert "Where it looks" in page and "Asked of their nearest training samples" in page
+    assert "No distances: MAE has no teacher." in page
     study = json.loads((made.path / "study.json").read_text())
     assert [entry["arm"] for entry in study["transfers"]].count(scoring.RANDOM) == 2
     assert (made.path / study["corpus"] / "manifest.json").is_file()

@@ -37,10 +37,24 @@ def test_only_the_counted_step_is_counted_and_compiled_code_is_seen():
         with gauge.forward():
             map_(torch.randn(10, 64))
     map_(torch.randn(10, 64))
-    assert gauge.flops == 2 * meter.BACKWARD * 2 * 10 * 64 * 32
+    assert gauge.flops == 2 * 3 * 2 * 10 * 64 * 32
     numbers = gauge.numbers(steps=5, seconds=2.0)
     assert numbers["mfu"] == pytest.approx(gauge.flops * 5 / 2.0 / gauge.peak, abs=1e-4)
     assert 0.05 < numbers["memory_gb"] < 64
+
+
+def test_what_no_gradient_goes_through_counts_once():
+    """Attention too, whose count is not torch's own; the oracle is the arithmetic of the products."""
+    map_, query = torch.nn.Linear(64, 32), torch.randn(2, 3, 50, 16)
+    product, attention = 2 * 10 * 64 * 32, 2 * 2 * (2 * 3 * 50 * 50 * 16)
+    gauge = meter.Meter("cpu", "fp32")
+    with gauge.forward():
+        map_(torch.randn(10, 64))
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        with torch.no_grad():
+            map_(torch.randn(10, 64))
+            torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert gauge.flops == 4 * (product + attention)
 
 
 def test_a_published_peak_is_taken_by_the_devices_name(monkeypatch):

@@ -1,8 +1,13 @@
 """Protocols against the tables of their papers, written down a second time."""
 
 import pytest
+import torch
 
 from geodata import benchmarks
+from training.encoders import vit
+from training.feed import Samples
+from training.methods import Progress, build
+from training.metrics import Change, Confusion, MultiLabel, TopK
 from training.recipe import Cosine, Poly, Steps, load, protocols
 
 UPERNET, BIT, UNET, LINEAR = "upernet", "bit", "siamese_unet", None
@@ -110,3 +115,68 @@ def test_a_bare_name_is_a_protocol_and_an_unknown_one_lists_them():
     assert load("gersp_eurosat", ["batch=32"]).name == "gersp_eurosat"
     with pytest.raises(ValueError, match=r"'gersp_eurosatt' is no recipe's name.*bfm_loveda"):
         load("gersp_eurosatt")
+
+
+def invented(data: benchmarks.Benchmark, side: int, count: int = 2) -> Samples:
+    """Samples of a benchmark's layers and labels, all of chance."""
+    dates = {"change": 2, "crops": 3}.get(data.task, 1)
+    torch.manual_seed(0)
+    layers, days = {}, {}
+    for sensor in data.sensors:
+        mask = sensor.prefix == "mask"
+        length, most = (1, len(data.classes)) if mask else (dates, 200)
+        pixels = torch.randint(0, most, (count, length, len(sensor.bands), side, side))
+        layers[sensor.prefix] = pixels.to(torch.uint8 if mask else torch.int32)
+        days[sensor.prefix] = (30 * torch.arange(length)).expand(count, length).to(torch.int32)
+    return Samples(
+        ids=[str(number) for number in range(count)],
+        layers=layers,
+        dates=days,
+        labels={name: torch.randint(0, len(data.classes), (count,)) for name in ("class", "classes")},
+        lonlat=torch.zeros(count, 2),
+        region=torch.zeros(count, dtype=torch.int64),
+        bands={sensor.prefix: sensor.band_names for sensor in data.sensors},
+        nodata={sensor.prefix: sensor.nodata for sensor in data.sensors},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("eurosat_rgb_500_probe", Confusion),
+        ("skysense_bigearthnet_s2", MultiLabel),
+        ("skysense_fmow_s2", TopK),
+        ("skysense_pastis", Confusion),
+        ("pera_levir_cd", Change),
+        ("mtp_oscd", Change),
+        ("pera_loveda", Confusion),
+    ],
+)
+def test_a_small_encoder_learns_and_is_scored_by_a_protocol_of_each_kind(name, metric):
+    recipe = load(name)
+    data = benchmarks.find(recipe.streams["labelled"].corpus.split("/")[-1].split("@")[0])
+    method = recipe.method
+    inputs = method.inputs or method.encoder.inputs
+    bands = len(inputs.bands)
+    inputs = inputs.model_copy(update={"mean": (100.0,) * bands, "std": (50.0,) * bands})
+    views = method.views.model_copy(
+        update={"side": method.views.side and 64, "crop": method.views.crop and 64}
+    )
+    changes = {
+        "views": views,
+        "encoder": vit.Spec(inputs=inputs, image=64, patch=8, width=32, depth=4, heads=2),
+    }
+    model = build(method.model_copy(update=changes | {"inputs": inputs if method.inputs else None}))
+    samples = invented(data, 64)
+    losses = model({"labelled": samples}, Progress(0, 10))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    grown = [part.grad is not None for part in model.encoder.parameters() if part.requires_grad]
+    assert sum(grown) >= 0.9 * len(grown)  # none of a frozen one
+    with torch.no_grad():
+        model.eval()
+        said = model.logits(samples) if metric is TopK else model.predict(samples)
+        empty = model.metric()
+        assert type(empty) is metric
+        scores = empty.update(said, model.target(samples)).scores()
+    assert any(value == value for value in scores.values())

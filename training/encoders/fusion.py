@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from training.augment import UNDATED
 from training.encoders import vit
 
-__all__ = ["DAYS", "Dates", "Fusion", "Spec", "UpHead", "day_of_year"]
+__all__ = ["DAYS", "Dates", "Fusion", "FusionSpec", "UpHead", "day_of_year"]
 
 DAYS = 365
 LEAPS = 4 * DAYS + 1
 
 
-class Spec(BaseModel):
+class FusionSpec(BaseModel):
     """A transformer over the tokens of a cell: `depth` layers of `width` channels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class Spec(BaseModel):
     drop_path: float = Field(0.0, ge=0, lt=1)  # of the last layer; rises linearly from 0 at the first
 
     @model_validator(mode="after")
-    def _divisible(self) -> Spec:
+    def _divisible(self) -> FusionSpec:
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         return self
@@ -74,24 +74,29 @@ class Dates(nn.Module):
 class Fusion(nn.Module):
     """What stands at a cell, of all that was seen there: a linear map, one more token, and layers over them."""
 
-    def __init__(self, spec: Spec, channels: int) -> None:
+    def __init__(self, spec: FusionSpec, channels: int) -> None:
         super().__init__()
         self.proj = nn.Linear(channels, spec.width)
         self.token = nn.Parameter(torch.zeros(1, 1, spec.width))
         rates = [spec.drop_path * index / max(spec.depth - 1, 1) for index in range(spec.depth)]
         self.blocks = nn.Sequential(
-            *(vit.Block(spec.width, spec.heads, 4 * spec.width, drop_path=rate, norm_eps=1e-5) for rate in rates)
+            *(
+                vit.Block(spec.width, spec.heads, 4 * spec.width, drop_path=rate, norm_eps=1e-5)
+                for rate in rates
+            )
         )
         vit.initialise(self)
         nn.init.normal_(self.token, std=0.02)
 
     def forward(self, cells: Tensor, present: Tensor) -> Tensor:
         """Cells (B, N, T, E), of which those tokens count that are `present` (B, T): (B, N, D)."""
-        batch, count, seen, _ = cells.shape
+        batch, count = cells.shape[:2]
         tokens = self.proj(cells).flatten(0, 1)  # (B * N, T, D)
         tokens = torch.cat([self.token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
         visible = F.pad(present, (1, 0), value=True)  # the token sees itself, whatever is missing
-        visible = visible[:, None, None, None].expand(-1, count, -1, -1, -1).flatten(0, 1)  # (B * N, 1, 1, 1 + T)
+        visible = (
+            visible[:, None, None, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        )  # (B * N, 1, 1, 1 + T)
         mix = partial(_visible, visible=visible)
         for block in self.blocks:
             tokens = block(tokens, mix)

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from geodata.sensors import SENTINEL1, SENTINEL2
 from training.encoders import Inputs, Tokens, learned, vit
 
-__all__ = ["SENTINEL1_INPUTS", "SENTINEL2_INPUTS", "Sentinel", "Spec", "base", "build", "large", "small", "smoke", "tiny"]
+__all__ = [
+    "SENTINEL1_INPUTS",
+    "SENTINEL2_INPUTS",
+    "Sentinel",
+    "Spec",
+    "base",
+    "build",
+    "large",
+    "small",
+    "smoke",
+    "tiny",
+]
 
 SENTINEL2_INPUTS = Inputs(layer="s2", bands=SENTINEL2.band_names)
 SENTINEL1_INPUTS = Inputs(layer="s1", bands=SENTINEL1.band_names)

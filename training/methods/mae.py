@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training import augment
+from training.ablation import like_pera
 from training.encoders import IMAGENET_RGB, vit
 from training.masking import noise, random_split
 from training.methods import Crop, Losses, Method, MethodSpec, Progress
@@ -216,30 +217,15 @@ def vit_h12x4() -> Recipe:
 def vit_g12x4() -> Recipe:
     """2.42 B. The paper lowers the rate here: 1.5e-4 did not converge."""
     base = vit_h12x4()
-    return replace(base, method=Spec(encoder=vit.g12x4(IMAGENET_RGB)), optim=replace(base.optim, lr_per_256=1e-4))
+    return replace(
+        base, method=Spec(encoder=vit.g12x4(IMAGENET_RGB)), optim=replace(base.optim, lr_per_256=1e-4)
+    )
 
 
 def as_pera_repo() -> Recipe:
     """ViT-B/16 as PerA's repository trains it for table 9: crops of 448 pixels, PerA's optimizer, one flip; 84.9."""
     encoder = replace(vit.vit_b12x1(IMAGENET_RGB), image=448, norm_eps=1e-5)
-    return replace(
-        vit_b12x1(),
-        method=Spec(encoder=encoder, crop=(0.4, 1.0), down=0.0),
-        streams={"scenes": Stream(corpus="runs/corpora/rsrsd_100k@1", layers=("hr",))},
-        batch=192,
-        steps=200 * 520,
-        optim=Optimizer(
-            lr_per_256=1e-3,
-            batch_power=0.0,
-            weight_decay=0.04,
-            weight_decay_end=0.2,
-            decay="all",
-            betas=(0.9, 0.999),
-            eps=2e-5,
-            clip=3.0,
-        ),
-        schedule=Cosine(warmup=0.1, floor=1e-3, inclusive=True),
-    )
+    return like_pera(Spec(encoder=encoder, crop=(0.4, 1.0), down=0.0))
 
 
 def demo() -> Recipe:

@@ -32,7 +32,20 @@ from training.protocols.pera import (
     pera_ucm_tr50,
     pera_ucm_tr80,
 )
-from training.protocols.samples import eurosat_rgb_500_finetune, eurosat_rgb_500_probe
+from training.protocols.samples import (
+    eurosat_rgb_500_finetune,
+    eurosat_rgb_500_probe,
+    kampala_buildings_19_finetune,
+    kampala_buildings_20_finetune,
+    kampala_buildings_21_finetune,
+    levir_cd_samples_finetune,
+    modis_sinop_finetune,
+    slovenia_landcover_finetune,
+    terramesh_landcover_chile_finetune,
+    terramesh_landcover_denmark_finetune,
+    terramesh_landcover_tanzania_finetune,
+    worldcereal_crops_finetune,
+)
 from training.protocols.skysense import (
     skysense_aid_tr20,
     skysense_aid_tr50,
@@ -58,6 +71,11 @@ __all__ = [
     "gersp_loveda_deeplabv3plus",
     "gersp_loveda_psanet",
     "gersp_resisc45",
+    "kampala_buildings_19_finetune",
+    "kampala_buildings_20_finetune",
+    "kampala_buildings_21_finetune",
+    "levir_cd_samples_finetune",
+    "modis_sinop_finetune",
     "mtp_cdd",
     "mtp_eurosat",
     "mtp_levir_cd",
@@ -85,4 +103,9 @@ __all__ = [
     "skysense_potsdam",
     "skysense_resisc45_tr10",
     "skysense_resisc45_tr20",
+    "slovenia_landcover_finetune",
+    "terramesh_landcover_chile_finetune",
+    "terramesh_landcover_denmark_finetune",
+    "terramesh_landcover_tanzania_finetune",
+    "worldcereal_crops_finetune",
 ]
