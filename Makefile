@@ -79,9 +79,12 @@ bench: setup ## ratios against peers, measured in one run
 	@$(BIN)/python tests/bench/bench_write.py --chips 5000
 	@$(BIN)/python tests/bench/bench_feed.py
 	@$(BIN)/python tests/bench/bench_step.py
+	@$(BIN)/python tests/bench/bench_views.py
+	@$(BIN)/python tests/bench/bench_distill.py --tiny
 
 bench-gpu: setup ## step time, utilisation and memory of the published encoders on a GPU
 	@$(BIN)/python tests/gpu/bench_mae.py
+	@$(BIN)/python tests/bench/bench_distill.py
 
 drills: setup ## kill, fault and corruption drills; minutes each
 	@$(BIN)/python -m pytest -q -m drill

@@ -138,6 +138,9 @@ LEAVES = (
     "meter",
     "parallel",
     "projection",
+    "regions",
+    "prototypes",
+    "observation",
     "pyramid",
 )
 CONTRACTS = ("methods:", "tasks:", "encoders:")  # `name:` is a folder's own __init__

@@ -31,6 +31,7 @@ __all__ = [
     "View",
     "any_date",
     "central_views",
+    "changed",
     "dihedral",
     "draw_views",
     "normalise",
@@ -252,14 +253,14 @@ def dihedral(
     if images.shape[-1] != images.shape[-2]:
         raise ValueError(f"a quarter turn needs square images, not {tuple(images.shape[-2:])}; crop first")
     which = torch.randint(8, (len(images),), device=images.device, generator=generator)
-    return _changed(images, which), None if labels is None else _changed(labels[:, None], which)[:, 0]
+    return changed(images, which), None if labels is None else changed(labels[:, None], which)[:, 0]
 
 
 def _cut(images: Tensor, grid: Tensor, mode: str) -> Tensor:
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _changed(images: Tensor, which: Tensor) -> Tensor:
+def changed(images: Tensor, which: Tensor) -> Tensor:
     """Image i, transposed if bit 0 of which[i] is set, then flipped down by bit 1 and across by bit 2."""
     for bit, change in enumerate((lambda x: x.transpose(-1, -2), lambda x: x.flip(-2), lambda x: x.flip(-1))):
         chosen = ((which >> bit) & 1).bool().view(-1, 1, 1, 1)

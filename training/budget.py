@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geodata.sensors import SENSORS
@@ -110,13 +111,14 @@ def advice(recipe: Recipe, gpus: int, memory: float) -> str | None:
 def counts(recipe: Recipe) -> dict[str, int]:
     """Parameters of each part of a recipe's method, from the meta device; `encoder` is the one that is kept.
 
-    A part that holds an encoder is counted as that and what stands beside it. `trainable` are those that learn, `all`
-    those that there are: a teacher's, or a frozen encoder's, only follow or stay.
+    A part that holds an encoder is counted as that and what stands beside it, and so is what is kept where it is made of
+    encoders itself. `trainable` are those that learn, `all` those that there are: a teacher's, or a frozen encoder's, only
+    follow or stay.
     """
     with torch.device("meta"):
         method = build(fill_inputs(recipe, _Neutral()).method)
     encoders = [name for name, module in method.named_modules() if isinstance(module, Encoder)]
-    found = {"encoder": sum(parameter.numel() for parameter in method.encoder.parameters())}
+    found = {"encoder": _size(method.encoder)} | _inside(method.encoder)
     learning = whole = 0
     for name, parameter in method.named_parameters():
         held = next((one for one in encoders if one.partition(".")[0] == name.partition(".")[0]), "")
@@ -126,6 +128,22 @@ def counts(recipe: Recipe) -> dict[str, int]:
         learning += parameter.numel() * parameter.requires_grad
         whole += parameter.numel()
     return found | {"trainable": learning, "all": whole}
+
+
+def _inside(encoder: Encoder) -> dict[str, int]:
+    """Parameters, and numbers that are kept but not learned, of the parts of an encoder that is made of encoders."""
+    parts = dict(encoder.named_children())
+    if not any(isinstance(part, Encoder) for part in parts.values()):
+        return {}
+    sizes = {f"encoder.{name}": _size(part) for name, part in parts.items()}
+    kept = {f"encoder.{name}": sum(map(torch.numel, part.buffers())) for name, part in parts.items()}
+    return {name: size for name, size in sizes.items() if size} | {
+        f"{name} (kept)": kept[name] for name, size in sizes.items() if not size and kept[name]
+    }
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def bytes_of(text: str) -> float:

@@ -6,20 +6,26 @@ Letters: B batch, T dates of a sensor, S its bands, H x W its pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from training.augment import PADDING, UNDATED, prepare
+from training.augment import PADDING, UNDATED, changed, prepare
 from training.regions import NOWHERE
 
 if TYPE_CHECKING:
     from training.encoders import Inputs
     from training.feed import Samples
 
-__all__ = ["Observation", "observed"]
+__all__ = ["Observation", "Turns", "observed", "turned"]
+
+Turns = Literal["none", "across", "flips", "dihedral"]
+"""How images may be turned: not at all, left to right, both ways, or both ways and by quarter turns."""
+
+CHANGES = {"none": 0b000, "across": 0b100, "flips": 0b110, "dihedral": 0b111}
+"""Of `augment.changed`, those that are allowed."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,17 @@ def observed(samples: Samples, inputs: Mapping[str, Inputs], region: Tensor | No
         dates = (torch.full_like(days[name][:, 0], date) for date in range(days[name].shape[1]))
         images[name] = torch.stack([prepare(samples, wanted, date) for date in dates], 1)
     return Observation(images, days, {name: days[name] != PADDING for name in days}, region)
+
+
+def turned(
+    seen: Observation, turns: Turns, labels: Tensor | None = None, generator: Generator | None = None
+) -> tuple[Observation, Tensor | None]:
+    """Each place turned at random, alike for all sensors and dates; its labels (B, H', W') with it. Images are square."""
+    allowed, device = CHANGES[turns], next(iter(seen.images.values())).device
+    which = torch.randint(8, (len(seen),), generator=generator).to(device) & allowed
+    images = {
+        name: changed(image.flatten(1, 2), which).unflatten(1, image.shape[1:3])
+        for name, image in seen.images.items()
+    }
+    found = None if labels is None else changed(labels[:, None], which)[:, 0]
+    return replace(seen, images=images), found

@@ -114,7 +114,9 @@ def adapted(weights: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Tensor
     optional = {
         name
         for name in wanted
-        if name.endswith("num_batches_tracked") or _BEYOND.match(name.removeprefix("body."))
+        if name.endswith("num_batches_tracked")
+        or "stage_norms." in name  # of dense heads, which pretraining does not have
+        or _BEYOND.match(name.removeprefix("body."))
     }
     missing = sorted(wanted.keys() - given.keys() - optional)
     left_over = sorted(given.keys() - wanted.keys())
@@ -202,7 +204,7 @@ def as_pera(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def card(encoder: Encoder, provenance: Mapping[str, Any]) -> str:
     """A model card in Markdown: what the encoder reads, how it was made, how to load it. Facts only, from its spec."""
     spec, count = encoder.spec, sum(parameter.numel() for parameter in encoder.parameters())
-    bands = ", ".join(spec.inputs.bands)
+    reads = "; ".join(f"layer `{one.layer}`, bands {', '.join(one.bands)}" for one in spec.reads.values())
     lines = [
         "---",
         "library_name: swath",
@@ -211,9 +213,8 @@ def card(encoder: Encoder, provenance: Mapping[str, Any]) -> str:
         "",
         f"# {provenance.get('recipe') or spec.kind}",
         "",
-        f"An encoder of {count:,} parameters ({spec.kind}). It reads layer `{spec.inputs.layer}`, bands {bands}, in stored "
-        "units, from which `mean` is taken and which `std` divides (both in config.json); pixels without data become 0 "
-        "after that.",
+        f"An encoder of {count:,} parameters ({spec.kind}). It reads {reads}, in stored units, from which "
+        "`mean` is taken and which `std` divides (both in config.json); pixels without data become 0 after that.",
         "",
         "## Made by",
         "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 from torch import Tensor, nn
@@ -67,6 +67,15 @@ class EncoderSpec(BaseModel):
 
     kind: str
     inputs: Inputs
+
+    @property
+    def reads(self) -> dict[str, Inputs]:
+        """The pixels that each part reads, by the part's name; of an encoder of one image, `inputs` by its layer."""
+        return {self.inputs.layer: self.inputs}
+
+    def with_statistics(self, other: Self) -> Self:
+        """The same spec, its pixels normalised as those of another that is not `unlike` it."""
+        return self.model_copy(update={"inputs": other.inputs})
 
     def unlike(self, other: EncoderSpec) -> list[str]:
         """Names of the settings in which weights made for one would not fit, or not mean the same in, the other."""

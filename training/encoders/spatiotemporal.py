@@ -15,7 +15,7 @@ Letters: B batch, T dates of a sensor, S its bands, h x w = N cells, E width bef
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -79,7 +79,7 @@ class Spec(EncoderSpec):
 
     @property
     def reads(self) -> dict[str, Inputs]:
-        """Which pixels each sensor's encoder reads: what `observation.observed` asks for."""
+        """The pixels that each sensor's encoder reads."""
         return {name: spec.inputs for name, spec in self.sensors.items()}
 
     @property
@@ -110,6 +110,11 @@ class Spec(EncoderSpec):
         kept = {name: self.sensors.get(name) if name in parts else None for name in SENSORS}
         places = self.places if "places" in parts else None
         return self.model_copy(update={**kept, "inputs": self.sensors[chosen[0]].inputs, "places": places})
+
+    def with_statistics(self, other: Self) -> Self:
+        """The same spec, the pixels of every sensor normalised as those of another that is not `unlike` it."""
+        parts = {name: spec.with_statistics(other.sensors[name]) for name, spec in self.sensors.items()}  # type: ignore[arg-type]
+        return self.model_copy(update={**parts, "inputs": other.inputs})
 
     def unlike(self, other: EncoderSpec) -> list[str]:
         """As of every spec, with the parts compared by what their weights depend on."""

@@ -12,7 +12,7 @@ Letters: B batch, S input channels, h x w cells of a stage, D channels of a stag
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -187,8 +187,8 @@ def _initialise(encoder: SwinV2) -> None:
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, _Block):
-            nn.init.zeros_(part.norm1.weight)
-            nn.init.zeros_(part.norm2.weight)
+            for norm in (part.norm1, part.norm2):
+                nn.init.zeros_(cast(nn.LayerNorm, norm).weight)
 
 
 def _fitting(height: int, width: int, window: int) -> None:

@@ -8,12 +8,12 @@ was: the linear probe.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import encoders, tasks, weights
 from training.augment import PADDING
@@ -25,12 +25,15 @@ from training.encoders import (
     Tokens,
     adapter,
     hierarchy,
+    spatiotemporal,
     vit,
     vitdet,
 )
+from training.encoders.spatiotemporal import Spatiotemporal
 from training.export import load_encoder
 from training.methods import Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
+from training.observation import Observation, observed, turned
 from training.recipe import Cosine, Optimizer, Recipe, Stream, replace
 from training.sliding import sliding
 from training.tasks import AnyTask, Series, Task, classify, segment
@@ -65,7 +68,9 @@ class Spec(MethodSpec):
     task: AnyTask
     encoder: AnyEncoder | None = None
     init: str | None = None
+    parts: tuple[str, ...] = ()  # of an encoder of several, those that are put to use; none named: all
     freeze: bool = False  # train the head alone
+    frozen: tuple[str, ...] = ()  # parts of the encoder that stay as they are while the others learn
     form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
     drop_path: float | None = Field(None, ge=0, lt=1)  # None: what the encoder's spec says
     inputs: Inputs | None = None  # read in place of what the encoder was made for, as many bands
@@ -93,20 +98,32 @@ class FineTune(Method):
         self.spec = spec
         self.encoder = _encoder(spec)
         self.task = tasks.build(spec.task, self.encoder)
-        if spec.freeze:
-            self.encoder.requires_grad_(False)
+        if isinstance(self.encoder, Spatiotemporal):
+            _looks_at_all_of_it(spec, self.task)
+        for module in self._still():
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FineTune:
         """Training mode for what trains: a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.spec.freeze:
-            self.encoder.eval()
+        for module in self._still():
+            module.eval()
         return self
+
+    def _still(self) -> list[nn.Module]:
+        """What of the encoder does not learn. Raises ValueError for a part that is not there."""
+        parts = dict(self.encoder.named_children())
+        strange = sorted(set(self.spec.frozen) - parts.keys())
+        if strange:
+            raise ValueError(
+                f"the encoder has parts {', '.join(parts)}, not {strange[0]!r}: freeze some of them"
+            )
+        return [self.encoder] if self.spec.freeze else [parts[name] for name in self.spec.frozen]
 
     def forward(self, batch: Mapping[str, Samples], progress: Progress) -> Losses:
         """The task's losses on views of the labelled samples; in evaluation, on the chips as they are."""
         samples = batch["labelled"]
-        images, target = self.views(samples)  # (B, T, S, H, W), (B, ...)
+        images, target = self.views(samples)  # (B, T, S, H, W) or an observation, (B, ...)
         return self.task(self.features(images, samples), target)
 
     def predict(self, samples: Samples) -> Tensor:
@@ -114,7 +131,13 @@ class FineTune(Method):
         return self.task.decide(self.logits(samples))
 
     def logits(self, samples: Samples) -> Tensor:
-        """Logits of whole chips, (B, K) or (B, K, H, W); those of large images are averaged over windows."""
+        """Logits of whole chips, (B, K) or (B, K, H, W); those of large images are averaged over windows.
+
+        They have the size of the image, or where several sensors see it, of its labels.
+        """
+        if isinstance(self.encoder, Spatiotemporal):
+            *_, tall, wide = 1, 1, *self.target(samples).shape[1:]
+            return self.task.logits(self.features(self._observed(samples), samples), (tall, wide))
         images = whole(samples, self.inputs, self.spec.views, self.dates(samples))  # (B, T, S, H, W)
         height, width = samples.layers[self.inputs.layer].shape[-2:]
         window = self.spec.window
@@ -144,23 +167,42 @@ class FineTune(Method):
         """What counts as one thing to be scored."""
         return self.spec.scored
 
-    def features(self, images: Tensor, samples: Samples) -> Tokens | Series:
-        """Encoded images (B, T, S, H, W), all dates in one batch; no gradient is kept for a frozen encoder."""
+    def features(self, images: Tensor | Observation, samples: Samples) -> Tokens | Series:
+        """Encoded images (B, T, S, H, W), all dates in one batch, or all that an encoder of several sensors sees.
+
+        No gradient is kept for a frozen encoder.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.spec.freeze):
-            tokens = self.encoder(images.flatten(0, 1))
-        if self.task.dates == "one":
+            tokens: Tokens = self.encoder(images if isinstance(images, Observation) else images.flatten(0, 1))
+        if isinstance(images, Observation) or self.task.dates == "one":
             return tokens
         days = samples.dates[self.inputs.layer][:, : images.shape[1]].long()  # (B, T)
         return Series(tokens, days != PADDING, days)
 
-    def views(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, T, S, H, W) and their targets; in training cut, turned and coloured, labels alike."""
-        target, dates = self.task.target(samples), self.dates(samples)
+    def views(self, samples: Samples) -> tuple[Tensor | Observation, Tensor]:
+        """Normalised images (B, T, S, H, W) and their targets; in training cut, turned and coloured, labels alike.
+
+        For an encoder of several sensors, an observation, in training turned.
+        """
+        target = self.task.target(samples)
+        if isinstance(self.encoder, Spatiotemporal):
+            seen = self._observed(samples)
+            if not self.training:
+                return seen, target
+            seen, labels = turned(seen, self.spec.views.turns, target if self.task.dense else None)
+            return seen, target if labels is None else labels
+        dates = self.dates(samples)
         if not self.training:
             return whole(samples, self.inputs, self.spec.views, dates), target
         labels = target if self.task.dense else None
         images, labels = drawn(samples, self.inputs, self.spec.views, dates, labels)
         return images, target if labels is None else labels
+
+    def _observed(self, samples: Samples) -> Observation:
+        """All that the encoder's sensors saw of the chips."""
+        encoder = cast(Spatiotemporal, self.encoder)
+        region = None if encoder.places is None else encoder.places.region(samples.lonlat)
+        return observed(samples, encoder.spec.reads, region)
 
     def dates(self, samples: Samples) -> int:
         """How many dates of the samples the task looks at. Raises ValueError where a pair is wanted and is not there."""
@@ -189,13 +231,15 @@ class FineTune(Method):
 
 def _encoder(spec: Spec) -> Encoder:
     """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
+    wanted = _chosen(spec)
     if spec.init is None:
-        assert spec.encoder is not None  # the spec saw to it
-        return encoders.build(_shaped(spec.encoder, spec))
+        assert wanted is not None  # the spec saw to it
+        return encoders.build(_shaped(wanted, spec))
     bare = weights.is_file(spec.init)
     with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
         loaded = None if bare else load_encoder(spec.init)
-    wanted = spec.encoder
+    if loaded is not None and spec.parts:
+        loaded = spatiotemporal.part(loaded, spec.parts)
     if wanted is None:
         if loaded is None:
             raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
@@ -207,11 +251,33 @@ def _encoder(spec: Spec) -> Encoder:
                 f"the encoder in {spec.init} has another {', '.join(different)} than method.encoder: "
                 "make them agree or set method.encoder=null"
             )
-        wanted = wanted.model_copy(update={"inputs": loaded.spec.inputs})
+        wanted = wanted.with_statistics(loaded.spec)
     encoder = encoders.build(_shaped(wanted, spec))
     held = weights.read(spec.init) if loaded is None else loaded.state_dict()
     encoder.load_state_dict(weights.adapted(held, encoder))
     return encoder
+
+
+def _chosen(spec: Spec) -> EncoderSpec | None:
+    """The encoder that is asked for, or those of its parts that are."""
+    if spec.encoder is None or not spec.parts:
+        return spec.encoder
+    if not isinstance(spec.encoder, spatiotemporal.Spec):
+        raise ValueError(f"an encoder of kind {spec.encoder.kind!r} has no parts: leave parts out")
+    return spec.encoder.only(spec.parts)
+
+
+def _looks_at_all_of_it(spec: Spec, task: Task) -> None:
+    """Refuse what is made for one image at a time."""
+    views = spec.views.model_copy(update={"turns": Viewing().turns})
+    if task.dates != "one":
+        raise ValueError(
+            f"the encoder sums up dates itself, task {spec.task.kind!r} would do it again: take segment or classify"
+        )
+    if views != Viewing() or spec.window is not None or spec.inputs is not None:
+        raise ValueError(
+            "several sensors are looked at whole: of views set turns alone, no window and no inputs"
+        )
 
 
 def _shaped(wanted: EncoderSpec, spec: Spec) -> EncoderSpec:

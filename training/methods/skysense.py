@@ -15,31 +15,23 @@ prototypes of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import permutations
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from training import correspondence, granularity, multiview
+from training import correspondence, multiview
 from training.augment import View
+from training.distillation import Comparison, Contrast, Head, heads
 from training.encoders import spatiotemporal
-from training.granularity import Objects, Pairs, Rows
-from training.heads import PrototypeHead
-from training.masking import noise
-from training.memory import Centre, Teacher
+from training.granularity import Pairs
+from training.memory import Teacher
 from training.methods import Losses, Method, MethodSpec, Progress
 from training.multiview import Sights, Views
-from training.objectives import (
-    batch_nce,
-    centred_softmax,
-    collapse_signs,
-    prototype_cross_entropy,
-    sinkhorn,
-)
+from training.objectives import batch_nce
 from training.observation import Observation
 from training.recipe import Cosine, Ddp, Fsdp, Optimizer, Recipe, Stream, replace
 from training.schedules import Teaching
@@ -49,46 +41,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SkySense", "Spec", "build"]
 
-Level = Literal["pixels", "objects", "images"]
 FUSED = "fused"
 """The source that is no sensor: what fusion, and reading the region's prototypes, make of all of them."""
 
 
-LOOKED_AT = 128
-"""Rows of the last level that signs of collapse are taken of."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Head(_Part):
-    """What sorts features among prototypes: one for each source, or for each of its levels as well."""
-
-    prototypes: int = Field(65536, gt=1)
-    hidden: int = Field(2048, gt=0)
-    bottleneck: int = Field(256, gt=0)
-    each: Literal["source", "level"] = "source"
-
-
-class Contrast(_Part):
-    """Which levels of which sources are compared: of every sensor, and with `fused` of all together.
-
-    Of pixels, a step takes at most so many `cells` of a pair of views at so many `dates`.
-    """
-
-    levels: tuple[Level, ...] = Field(("pixels", "objects", "images"), min_length=1)
-    fused: bool = True
-    cells: int = Field(64, gt=0)
-    dates: int = Field(4, gt=0)
-    objects: Objects = Objects()
-    head: Head = Head()
-    balance: Literal["centre", "sinkhorn"] = "centre"  # of the teacher's outputs
-    temperature: float = Field(0.1, gt=0)  # of the student's
-
-
-class Alignment(_Part):
+class Alignment(BaseModel):
     """Telling each sensor's image of a place from others' (eq. 10), on `width` numbers; the temperature is learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(1.0, ge=0)
     width: int = Field(256, gt=0)
@@ -126,14 +86,7 @@ class Network(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.encoder = spatiotemporal.build(spec.encoder)
-        self.fuses, head = spec.contrast.fused, spec.contrast.head
-        self.heads = nn.ModuleDict(
-            {
-                name: PrototypeHead(width, head.prototypes, head.hidden, head.bottleneck, scale="frozen")
-                for source, width in _widths(spec).items()
-                for name in sorted({_head(spec, source, level) for level in spec.contrast.levels})
-            }
-        )
+        self.heads, self.fuses = heads(spec.contrast, _widths(spec)), spec.contrast.fused
         if not self.fuses:
             for part in (self.encoder.fusion, self.encoder.dates):
                 part.requires_grad_(False)
@@ -156,19 +109,10 @@ class SkySense(Method):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.spec, contrast, widths = spec, spec.contrast, _widths(spec)
+        self.spec = spec
         self.student = Network(spec)
         self.teacher = Teacher(self.student, evaluating=True)
-        self.centres = nn.ModuleDict(
-            {
-                f"{source}_{level}": Centre(contrast.head.prototypes)
-                for source in widths
-                for level in contrast.levels
-            }
-        )
-        count = contrast.objects.count(spec.views.cells**2)
-        for source, width in widths.items():
-            self.register_buffer(f"queries_{source}", nn.init.orthogonal_(torch.empty(count, width)))
+        self.comparison = Comparison(spec.contrast, _widths(spec), spec.views.cells**2)
         if spec.alignment is not None:
             width = spec.alignment.width
             self.projections = nn.ModuleDict(
@@ -191,14 +135,14 @@ class SkySense(Method):
 
     def losses(self, sights: Sights, progress: Progress) -> Losses:
         """Losses of views: L = weight * (sum over sources and levels) + alignment.weight * (sum over ordered pairs)."""
-        spec, student = self.spec, self.student
+        spec, student, temperature = self.spec, self.student, self.spec.teaching.temperature(progress)
         mine = student(sights.large)  # source: (2B, T, N, E)
         with torch.no_grad():
             theirs = self._taught(sights.large)
         parts: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
         for source, pairs in self.pairs(sights, mine, theirs).items():
-            found, signs = self.compared(source, pairs, progress)
+            found, signs = self.comparison(source, pairs, student.heads, self._taught.heads, temperature)
             parts |= {f"{source}_{level}": loss for level, loss in found.items()}
         total = spec.weight * torch.stack(list(parts.values())).sum()
         if spec.alignment is not None:
@@ -237,62 +181,6 @@ class SkySense(Method):
             found["hr"].append(_paired(small.repeat(2, 1, 1, 1), near, whole, far, counted))
         return found
 
-    def compared(
-        self, source: str, pairs: Sequence[Pairs], progress: Progress
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The cross-entropy of each level of a source (eq. 5 to 9), and signs of collapse of the last one."""
-        found: dict[str, Tensor] = {}
-        signs: dict[str, Tensor] = {}
-        spec, temperature = self.spec.contrast, self.spec.teaching.temperature(progress)
-        for level in spec.levels:
-            rows, name = self.rows(source, level, pairs), _head(self.spec, source, level)
-            head, taught = (
-                cast(PrototypeHead, network.heads[name]) for network in (self.student, self._taught)
-            )
-            centre = cast(Centre, self.centres[f"{source}_{level}"])
-            target = self.target(rows, taught, centre, temperature)
-            directions = head.directions(rows.mine)  # (R, E')
-            found[level] = prototype_cross_entropy(
-                directions, head.prototypes(), target, spec.temperature, rows.shares
-            )
-            signs = collapse_signs(target(slice(LOOKED_AT)), rows.mine[:LOOKED_AT], centre.value)
-        return found, signs
-
-    def rows(self, source: str, level: Level, pairs: Sequence[Pairs]) -> Rows:
-        """What is compared at a level, and what each row counts for."""
-        spec = self.spec.contrast
-        if level == "pixels":
-            return granularity.joined([granularity.pixels(pair, *self.chosen(pair)) for pair in pairs])
-        if level == "objects":
-            queries = self.get_buffer(f"queries_{source}")
-            return granularity.joined([granularity.objects(pair, queries, spec.objects) for pair in pairs])
-        return granularity.joined([granularity.images(pair) for pair in pairs])
-
-    def chosen(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Cells (P, K) and dates (P, T') that the pixels of a step come from; in evaluation always the same."""
-        count, dates, cells, _ = pairs.mine.shape
-        budget, device = self.spec.contrast, pairs.mine.device
-        places, times = (noise(count, many, device, fixed=not self.training) for many in (cells, dates))
-        return granularity.chosen(pairs, places, times, (budget.cells, budget.dates))
-
-    @torch.no_grad()
-    def target(
-        self, rows: Rows, head: PrototypeHead, centre: Centre, temperature: float
-    ) -> Callable[[slice], Tensor]:
-        """How the teacher sorts rows: a function that gives (r, K) of some. Its centre notes the mean by what rows count."""
-        answers, prototypes = head.directions(rows.theirs), head.prototypes()  # (R, E'), (K, E')
-        if self.spec.contrast.balance == "sinkhorn":
-            balanced = sinkhorn(F.linear(answers, prototypes), temperature, there=rows.shares > 0)
-            return lambda some: balanced[some]
-        weight = rows.shares.sum()
-        mean = (rows.shares[:, None] * answers).sum(0, keepdim=True) / weight.clamp(min=1e-12)
-        centre.absorb(F.linear(mean, prototypes), weight)  # logits are linear in directions
-
-        def sorted_as(some: slice) -> Tensor:
-            return centred_softmax(F.linear(answers[some], prototypes), centre.value, temperature)
-
-        return sorted_as
-
     def aligned(self, mine: Mapping[str, Tensor], sights: Sights) -> Tensor:
         """Each sensor's mean cell told from those of other places by every other sensor's, over both views (eq. 10)."""
         with torch.autocast(sights.places.device.type, enabled=False):
@@ -327,8 +215,7 @@ class SkySense(Method):
                 self.encoder.places.buffers(), self.student.encoder.places.buffers(), strict=True
             ):
                 known.copy_(found)
-        for centre in self.centres.values():
-            cast(Centre, centre).settle()
+        self.comparison.settle()
         if self.spec.alignment is not None:
             self.temperature.clamp_(0.001, 0.5)
         inertia = self.spec.teaching.inertia(Progress(progress.step - 1, progress.steps))
@@ -361,10 +248,6 @@ def _widths(spec: Spec) -> dict[str, int]:
     """Channels of the cells of each source."""
     found = dict.fromkeys(spec.encoder.sensors, spec.encoder.channels)
     return found | ({FUSED: spec.encoder.width} if spec.contrast.fused else {})
-
-
-def _head(spec: Spec, source: str, level: Level) -> str:
-    return source if spec.contrast.head.each == "source" else f"{source}_{level}"
 
 
 def build(spec: Spec) -> SkySense:
@@ -406,7 +289,7 @@ def small() -> Recipe:
     """91 M, a batch of 48; one GPU. Small batches want a slower teacher."""
     recipe = _scaled(spatiotemporal.small(), prototypes=4096)
     method = replace(_spec(recipe), teaching=Teaching(momentum=0.9995, warming=0.3))
-    return replace(recipe, method=method, batch=48, steps=20_000, activations="keep")
+    return replace(recipe, method=method, batch=48, steps=20_000)
 
 
 def tiny() -> Recipe:
@@ -419,7 +302,7 @@ def tiny() -> Recipe:
         views=replace(base.views, cells=8, local=128),
         contrast=replace(base.contrast, head=Head(prototypes=1024, hidden=256, bottleneck=64)),
     )
-    return replace(recipe, method=method, batch=16, steps=2_000, precision="fp32")
+    return replace(recipe, method=method, batch=16, steps=2_000, precision="fp32", activations="keep")
 
 
 def _scaled(encoder: spatiotemporal.Spec, prototypes: int) -> Recipe:
