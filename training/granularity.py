@@ -9,6 +9,7 @@ Letters: P pairs of views, T dates, N cells of the student's view, N' of the tea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from training import ranks
+from training.augment import View
+from training.correspondence import partners, sampled
 from training.objectives import sinkhorn
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "images",
     "joined",
     "objects",
+    "paired",
     "pixels",
     "pooled",
 ]
@@ -80,6 +84,16 @@ class Rows:
     mine: Tensor
     theirs: Tensor
     shares: Tensor
+
+
+def paired(mine: Tensor, at: View, whole: Tensor, other: View, counted: Tensor) -> Pairs:
+    """The student's cells (P, T, N, D) of views `at`, beside the teacher's (P, T, N', D) of views `other` of the same
+    tiles; both square."""
+    side, across = math.isqrt(mine.shape[2]), math.isqrt(whole.shape[2])
+    found = partners(at, other, side)
+    maps = whole.transpose(-1, -2).unflatten(-1, (across, across))  # (P, T, D, n', n')
+    partner = sampled(maps, found.points).flatten(-2).transpose(-1, -2)  # (P, T, N, D)
+    return Pairs(mine, partner, found.there.flatten(1), whole, counted)
 
 
 def chosen(pairs: Pairs, cells: Tensor, slices: Tensor, budget: tuple[int, int]) -> tuple[Tensor, Tensor]:

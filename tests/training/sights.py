@@ -63,9 +63,9 @@ def tiny(
     }
     encoder = replace(whole, **known, places=replace(whole.places, side=2, count=4))
     base = skysense.tiny().method
-    return replace(
+    found = replace(
         base,
-        encoder=encoder.only(parts) if parts else encoder,
+        encoder=encoder,
         views=replace(
             base.views, places=replace(base.views.places, count=1), s2_dates=s2_dates, s1_dates=s1_dates
         ),
@@ -73,8 +73,8 @@ def tiny(
             base.contrast, cells=64, dates=8, head=skysense.Head(prototypes=24, hidden=16, bottleneck=8)
         ),
         still=0.0,
-        **changes,
     )
+    return replace(found, **({"encoder": encoder.only(parts)} if parts else {}), **changes)
 
 
 def rows(values: Tensor, rank: int, world: int, rounds: int = 2) -> Tensor:

@@ -66,7 +66,7 @@ def test_centres_are_where_the_pixels_of_a_view_come_from():
     shown = augment.render(ramp, view, 16).permute(0, 2, 3, 1)
     inner = slice(2, -2)  # at the edge a filter leans inwards
     torch.testing.assert_close(
-        shown[:, inner, inner], correspondence.centres(view, 16)[:, inner, inner], rtol=0, atol=1e-4
+        shown[:, inner, inner], correspondence.centres(view, 16)[:, inner, inner], rtol=0, atol=0.05
     )
 
 
@@ -106,19 +106,19 @@ def test_small_views_lie_in_the_window_between_fine_pixels():
 def test_every_sensor_shows_the_same_ground():
     """Tiles whose every sensor shows one smooth ramp: high resolution, averaged over cells, is the others' pixels."""
     spec, batch = tiny(), samples(3, ramps=True)
-    torch.manual_seed(0)
-    found = multiview.sights(batch, spec.encoder.reads, spec.views, None, fixed=True)
+    views = spec.views.model_copy(update={"gains": Gains(gain=0, offset=0, drop=0, decibels=0, speckle=0)})
+    found = multiview.sights(batch, spec.encoder.reads, views, None, fixed=True)
     fine, coarse = found.large.images["hr"], found.large.images["s2"]
     averaged = torch.nn.functional.avg_pool2d(fine[:, 0], 32)[:, 0]  # (2B, n, n)
     assert torch.corrcoef(torch.stack([averaged.flatten(), coarse[:, 0, 0].flatten()]))[0, 1] > 0.999
     for drawn in range(3):
         torch.manual_seed(drawn)
-        seen = multiview.sights(batch, spec.encoder.reads, spec.views, None, fixed=False)
+        seen = multiview.sights(batch, spec.encoder.reads, views, None, fixed=False)
         where = correspondence.centres(seen.large_at, 8).sum(-1).flatten(1)  # the ramp is x + y
         for name in ("s2", "s1"):
             shown = seen.large.images[name][:, 0, 0].flatten(1)
             for one, other in zip(where, shown, strict=True):
-                assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.8, name
+                assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.998, name
 
 
 def test_dates_are_drawn_in_order_and_without_need_never_twice():

@@ -1,5 +1,6 @@
 """SkySense's encoder: its parts against timm's, loops and published counts; what may be missing, moved and left out."""
 
+import copy
 from datetime import date, timedelta
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
+from training import parallel
 from training.augment import UNDATED
 from training.encoders import Encoder, fusion, sentinel, swinv2
 from training.encoders import spatiotemporal as st
@@ -460,6 +462,23 @@ def test_every_part_learns_and_a_frozen_one_does_not():
         else:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             assert parameter.grad.any() or "bias" in name, name
+
+
+def test_what_is_sharded_or_computed_again_is_a_block(whole):
+    """Not a stage of many: those of the huge one would be 430 million parameters at once."""
+    sizes = [len(list(part.blocks)) for part in (whole.s2, whole.s1, whole.fusion)]
+    found = parallel.blocks(whole)
+    assert len(found) == sum(TINY.hr.depths) + sum(sizes)
+    encoder = copy.deepcopy(whole)
+    encoder(seen("hr", "s2")).patches.square().mean().backward()
+    expected = {name: one.grad.clone() for name, one in encoder.named_parameters() if one.grad is not None}
+    encoder.zero_grad()
+    for block in parallel.blocks(encoder):
+        parallel.forgetful(block, selective=False)
+    encoder(seen("hr", "s2")).patches.square().mean().backward()
+    for name, one in encoder.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(one.grad, expected[name], msg=name)
 
 
 def test_it_runs_in_half_precision(whole):

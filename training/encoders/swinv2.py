@@ -143,7 +143,7 @@ class _Stage(nn.Module):
 
 
 class _Block(SwinTransformerV2Block):
-    """timm's block, whose shift depends on the map it sees, with the further norm."""
+    """timm's block with a further norm, whose shift depends on the map it sees. Cells (B, h, w, D) to the same shape."""
 
     def __init__(self, spec: Spec, stage: int, place: int, drop_path: float) -> None:
         side = spec.image // (PATCH * 2**stage)
@@ -162,7 +162,8 @@ class _Block(SwinTransformerV2Block):
             self.norm3 = nn.LayerNorm(spec.channels[stage])
 
     def forward(self, x: Tensor) -> Tensor:
-        cells = super().forward(x)
+        cells = x + self.drop_path1(self.norm1(self._attn(x)))
+        cells = cells + self.drop_path2(self.norm2(self.mlp(cells)))
         return self.norm3(cells) if hasattr(self, "norm3") else cells
 
     def _attn(self, x: Tensor) -> Tensor:

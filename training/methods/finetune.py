@@ -259,12 +259,14 @@ def _encoder(spec: Spec) -> Encoder:
 
 
 def _chosen(spec: Spec) -> EncoderSpec | None:
-    """The encoder that is asked for, or those of its parts that are."""
+    """The encoder that is asked for: of a whole one its parts; one part that `init` has among others, as it is told."""
     if spec.encoder is None or not spec.parts:
         return spec.encoder
-    if not isinstance(spec.encoder, spatiotemporal.Spec):
+    if isinstance(spec.encoder, spatiotemporal.Spec):
+        return spec.encoder.only(spec.parts)
+    if spec.init is None:
         raise ValueError(f"an encoder of kind {spec.encoder.kind!r} has no parts: leave parts out")
-    return spec.encoder.only(spec.parts)
+    return spec.encoder
 
 
 def _looks_at_all_of_it(spec: Spec, task: Task) -> None:

@@ -23,8 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from training import correspondence, multiview
-from training.augment import View
+from training import correspondence, granularity, multiview
 from training.distillation import Comparison, Contrast, Head, heads
 from training.encoders import spatiotemporal
 from training.granularity import Pairs
@@ -166,7 +165,7 @@ class SkySense(Method):
         for source, cells in mine.items():
             counted = sights.large.present[source].any(1) if source != FUSED else everyone
             exchanged = torch.cat(theirs[source].chunk(2)[::-1])
-            found[source] = [_paired(cells, large, exchanged, other, counted)]
+            found[source] = [granularity.paired(cells, large, exchanged, other, counted)]
         if sights.small is not None and len(sights.small):
             small = self.student.encoder.get_submodule("hr")(sights.small).patches[
                 :, None
@@ -178,7 +177,7 @@ class SkySense(Method):
                 correspondence.repeated(sights.small_at, 2),
                 correspondence.repeated(large, rounds, parts=2),
             )
-            found["hr"].append(_paired(small.repeat(2, 1, 1, 1), near, whole, far, counted))
+            found["hr"].append(granularity.paired(small.repeat(2, 1, 1, 1), near, whole, far, counted))
         return found
 
     def aligned(self, mine: Mapping[str, Tensor], sights: Sights) -> Tensor:
@@ -233,15 +232,6 @@ class SkySense(Method):
     def rate_scale(self, name: str, progress: Progress) -> float:
         """0 for the prototypes of heads while they do not move."""
         return 0.0 if "last_layer" in name and progress.fraction < self.spec.still else 1.0
-
-
-def _paired(mine: Tensor, at: View, whole: Tensor, other: View, counted: Tensor) -> Pairs:
-    """Student's cells (P, T, N, E) of views beside the teacher's (P, T, N', E) of other views of the same tiles."""
-    side, across = (int(cells.shape[2] ** 0.5) for cells in (mine, whole))
-    found = correspondence.partners(at, other, side)
-    maps = whole.transpose(-1, -2).unflatten(-1, (across, across))  # (P, T, E, n', n')
-    partner = correspondence.sampled(maps, found.points).flatten(-2).transpose(-1, -2)  # (P, T, N, E)
-    return Pairs(mine, partner, found.there.flatten(1), whole, counted)
 
 
 def _widths(spec: Spec) -> dict[str, int]:

@@ -1,0 +1,129 @@
+"""SkySense on two ranks: losses, gradients, centres and prototypes of one process at the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sights import rows, samples, tiny
+from test_skysense import built
+from torch import Tensor
+
+from training.augment import View
+from training.methods import Method, Progress
+from training.multiview import Sights
+from training.objectives import Losses
+from training.observation import Observation
+from training.recipe import replace
+
+HERE = Path(__file__).parent
+COUNT = 4
+
+
+def share(sights: Sights, rank: int, world: int) -> Sights:
+    """A rank's places of a batch."""
+
+    def some(values: Tensor, rounds: int = 2) -> Tensor:
+        return rows(values, rank, world, rounds)
+
+    def views(view: View, rounds: int) -> View:
+        return View(*(some(part, rounds) for part in (view.boxes, view.across, view.down, view.turn)))
+
+    large, small = sights.large, len(sights.small) // COUNT
+    return Sights(
+        Observation(
+            *(
+                {name: some(part) for name, part in each.items()}
+                for each in (large.images, large.days, large.present)
+            ),
+            some(large.region),
+        ),
+        some(sights.small, small),
+        views(sights.large_at, 2),
+        views(sights.small_at, small),
+        some(sights.places, 1),
+    )
+
+
+class Given(Method):
+    """A method on given views: this rank's share of one global batch, of which some places lack sensors."""
+
+    def __init__(self, balance: str, rank: int, world: int) -> None:
+        super().__init__()
+        self.inner = built(contrast=replace(tiny().contrast, balance=balance)).train()
+        torch.manual_seed(3)
+        whole = self.inner.sights(samples(COUNT, without={"s1": [0, 1], "hr": [3]}))
+        self.given = share(whole, rank, world)
+
+    def forward(self, batch: object, progress: Progress) -> Losses:
+        return self.inner.losses(self.given, progress)
+
+
+def told(method: Given, losses: list[float]) -> dict[str, list[float]]:
+    """Losses, gradients by parameter, and every buffer after the step."""
+    found = {name: part.grad for name, part in method.named_parameters() if part.grad is not None}
+    method.inner.after_step(Progress(1, 10))
+    found |= {f"buffer {name}": part for name, part in method.named_buffers()}
+    return {"losses": losses} | {name: part.flatten().tolist() for name, part in found.items()}
+
+
+WORKER = """
+import json, sys, torch
+import test_skysense_on_ranks as t
+from torch.nn.parallel import DistributedDataParallel
+from training import parallel, ranks
+from training.methods import Progress
+
+with parallel.joined("cpu") as place:
+    method = t.Given(sys.argv[2], place.rank, place.world)
+    module = DistributedDataParallel(method, broadcast_buffers=False)
+    losses = module({}, Progress(0, 10))
+    losses.total.backward()
+    values = [ranks.mean(one).item() for one in t.values(losses)]
+    found = t.told(method, values)
+    if place.rank == 1:
+        open(sys.argv[1], "w").write(json.dumps(found))
+"""
+
+
+def values(losses: Losses) -> list[Tensor]:
+    """The total and the parts that are losses."""
+    return [
+        losses.total.detach(),
+        *(
+            part
+            for name, part in sorted(losses.parts.items())
+            if "_" in name[1:] and name != "teacher_entropy"
+        ),
+    ]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
+def test_two_ranks_are_one_process(tmp_path, balance):
+    script, out = tmp_path / "worker.py", tmp_path / "found.json"
+    script.write_text(WORKER)
+    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *words, str(out), balance],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs = json.loads(out.read_text())
+
+    alone = Given(balance, 0, 1)
+    losses = alone({}, Progress(0, 10))
+    losses.total.backward()
+    ours = told(alone, [one.item() for one in values(losses)])
+    assert ours.keys() == theirs.keys() and any("places.held" in key for key in ours)
+    for key, value in ours.items():
+        wanted, found = torch.tensor(value).double(), torch.tensor(theirs[key]).double()
+        assert (found - wanted).norm() <= 1e-4 * wanted.norm() + 2e-5, key
