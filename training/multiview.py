@@ -178,7 +178,7 @@ def _coloured(
 ) -> Tensor:
     """Views (V * B, S, N, N) as an encoder reads them, each colour for an equal part; mean where there is no image."""
     rounds = len(view.boxes) // len(pictures)
-    if pictures.shape[-1] == 1:
+    if pictures.shape[-1] == 1 or not rounds:
         return pictures.new_zeros(len(view.boxes), pictures.shape[1], size, size)
     found = augment.render(pictures, view, size, mode="bicubic")
     if chance is not None and len(found):

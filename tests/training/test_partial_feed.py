@@ -38,7 +38,7 @@ def test_where_nothing_is_there_images_have_no_pixels(corpus):
 
 
 def test_a_stream_that_is_not_partial_refuses_it(corpus):
-    with pytest.raises(Missing, match="has no s2 pixels.*partial=true"):
+    with pytest.raises(Missing, match=r"has no s2 pixels.*partial=true"):
         list(once(Stream(corpus=corpus, layers=LAYERS), 4))
 
 
