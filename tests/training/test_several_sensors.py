@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from conftest import BANDS, write_corpus
 from torch import Tensor
 
+from training import evaluate, prototypes
 from training.augment import PADDING
 from training.decoders import fcn, upernet
-from training.encoders import sentinel
+from training.encoders import Inputs, sentinel
 from training.encoders import spatiotemporal as st
-from training.export import export_encoder
+from training.export import export_encoder, load_encoder
 from training.feed import Samples
+from training.loop import train
 from training.methods import Progress, finetune
 from training.observation import Observation, observed, turned
+from training.recipe import Stream, load, replace
 from training.tasks import classify, crops, multilabel, segment
 from training.views import Viewing
 
@@ -116,7 +120,7 @@ def test_any_parts_do_any_task(parts, task):
         "label": classify.Spec(classes=("little", "much"), label="much"),
         "labels": multilabel.Spec(classes=("some", "none"), label="both"),
     }
-    model = finetune.build(finetune.Spec(task=tasks[task], encoder=WHOLE, parts=parts))
+    model = finetune.build(finetune.Spec(task=tasks[task], encoder=WHOLE.only(parts)))
     assert model.encoder.width == 96 * (2 if "places" in parts else 1)
     samples = placed()
     model({"labelled": samples}, START).total.backward()
@@ -139,8 +143,8 @@ def test_what_grows_is_learnt_from_a_series_and_not_from_its_first_date():
 
     def score(sensor_dates: slice) -> float:
         torch.manual_seed(0)
-        encoder = WHOLE.model_copy(update=shallow)
-        model = finetune.build(finetune.Spec(task=FIELDS, encoder=encoder, parts=("s2", "fusion")))
+        encoder = WHOLE.model_copy(update=shallow).only(("s2", "fusion"))
+        model = finetune.build(finetune.Spec(task=FIELDS, encoder=encoder))
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
         def looked(seed: int) -> Samples:
@@ -183,11 +187,12 @@ def test_parts_of_an_exported_whole_are_where_training_starts(tmp_path):
         model({"labelled": placed()}, START)
     assert isinstance(finetune.build(spec.model_copy(update={"parts": ("s1",)})).encoder, sentinel.Sentinel)
     bare = st.tiny()  # says nothing of statistics, which come with the weights
-    both = finetune.build(spec.model_copy(update={"encoder": bare, "parts": ("s2", "s1", "fusion")}))
+    chosen = ("s2", "s1", "fusion")
+    both = finetune.build(spec.model_copy(update={"encoder": bare.only(chosen), "parts": chosen}))
     assert both.encoder.spec.s1.inputs.mean == (100.0, 100.0) and both.encoder.spec.inputs.std == (50.0,) * 10
-    deeper = bare.model_copy(update={"s1": bare.s1.model_copy(update={"depth": 2})})
+    deeper = bare.model_copy(update={"s1": bare.s1.model_copy(update={"depth": 2})}).only(chosen)
     with pytest.raises(ValueError, match="has another s1 than"):
-        finetune.build(spec.model_copy(update={"encoder": deeper, "parts": ("s2", "s1", "fusion")}))
+        finetune.build(spec.model_copy(update={"encoder": deeper, "parts": chosen}))
 
 
 def test_one_sensor_is_put_under_a_dense_head_with_maps_of_its_layers_or_norms_of_its_stages(tmp_path):
@@ -208,6 +213,32 @@ def test_one_sensor_is_put_under_a_dense_head_with_maps_of_its_layers_or_norms_o
     }
     labels = torch.zeros(4, 128, 128, dtype=torch.int64)
     model.task(model.features(torch.zeros(4, 1, 3, 128, 128), placed()), labels)
+
+
+def test_series_of_a_corpus_are_learnt_by_the_loop_judged_and_exported(tmp_path):
+    """Of two or three dates each, so that some are filled up; the statistics of the bands are the corpus's."""
+    root = write_corpus(
+        tmp_path / "tiny@1", {"train": 24, "val": 4, "test": 4}, dates=lambda number: 2 + number % 2
+    )
+    s2 = st.tiny().s2.model_copy(update={"inputs": Inputs(layer="s2", bands=BANDS), "depth": 1})
+    fused = st.tiny().fusion.model_copy(update={"depth": 1})
+    recipe = replace(
+        load("finetune.segment_smoke", []),
+        method=finetune.Spec(
+            task=segment.Spec(classes=("dark", "bright"), decoder=fcn.Spec(channels=8)),
+            encoder=st.Spec(s2=s2, fusion=fused, channels=32, places=prototypes.Spec(side=2, count=3)),
+        ),
+        streams={"labelled": Stream(corpus=str(root), layers=("s2", "lc"))},
+        batch=8,
+        steps=12,
+    )
+    train(recipe, tmp_path / "run")
+    settings, method = evaluate.restore(tmp_path / "run")
+    assert evaluate.evaluate(method, evaluate.held_out(settings, "test", 4))["accuracy"] > 0.9
+    loaded = load_encoder(tmp_path / "run" / "encoder")
+    assert torch.equal(loaded.places.held, method.encoder.places.held)
+    inputs = loaded.spec.s2.inputs
+    assert inputs.mean == loaded.spec.inputs.mean and 500 < min(inputs.mean) < max(inputs.mean) < 4000
 
 
 @pytest.mark.parametrize("frozen", [("hr",), ("hr", "s2", "s1", "up"), ("fusion", "dates")], ids="-".join)
@@ -239,7 +270,7 @@ def test_frozen_parts_stay_while_the_others_learn(frozen):
         ({"views": Viewing(side=64)}, "looked at whole"),
         ({"window": finetune.Window()}, "looked at whole"),
         ({"frozen": ("s3",)}, "not 's3'"),
-        ({"encoder": WHOLE.s2, "parts": ("s2",)}, "has no parts"),
+        ({"parts": ("s2",)}, "give its folder as init"),
         ({"drop_path": 0.1}, "has no drop path"),
     ],
 )

@@ -68,7 +68,7 @@ class Spec(MethodSpec):
     task: AnyTask
     encoder: AnyEncoder | None = None
     init: str | None = None
-    parts: tuple[str, ...] = ()  # of an encoder of several, those that are put to use; none named: all
+    parts: tuple[str, ...] = ()  # of the encoder in `init`, those that are put to use; none named: all
     freeze: bool = False  # train the head alone
     frozen: tuple[str, ...] = ()  # parts of the encoder that stay as they are while the others learn
     form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
@@ -83,6 +83,10 @@ class Spec(MethodSpec):
         if self.encoder is None and self.init is None:
             raise ValueError(
                 "a task needs an encoder: give init (a folder) or encoder (to start from chance)"
+            )
+        if self.parts and (self.init is None or weights.is_file(self.init)):
+            raise ValueError(
+                f"parts {', '.join(self.parts)} are taken out of an exported encoder: give its folder as init"
             )
         return self
 
@@ -231,15 +235,15 @@ class FineTune(Method):
 
 def _encoder(spec: Spec) -> Encoder:
     """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
-    wanted = _chosen(spec)
     if spec.init is None:
-        assert wanted is not None  # the spec saw to it
-        return encoders.build(_shaped(wanted, spec))
+        assert spec.encoder is not None  # the spec saw to it
+        return encoders.build(_shaped(spec.encoder, spec))
     bare = weights.is_file(spec.init)
     with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
         loaded = None if bare else load_encoder(spec.init)
     if loaded is not None and spec.parts:
         loaded = spatiotemporal.part(loaded, spec.parts)
+    wanted = spec.encoder
     if wanted is None:
         if loaded is None:
             raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
@@ -256,17 +260,6 @@ def _encoder(spec: Spec) -> Encoder:
     held = weights.read(spec.init) if loaded is None else loaded.state_dict()
     encoder.load_state_dict(weights.adapted(held, encoder))
     return encoder
-
-
-def _chosen(spec: Spec) -> EncoderSpec | None:
-    """The encoder that is asked for: of a whole one its parts; one part that `init` has among others, as it is told."""
-    if spec.encoder is None or not spec.parts:
-        return spec.encoder
-    if isinstance(spec.encoder, spatiotemporal.Spec):
-        return spec.encoder.only(spec.parts)
-    if spec.init is None:
-        raise ValueError(f"an encoder of kind {spec.encoder.kind!r} has no parts: leave parts out")
-    return spec.encoder
 
 
 def _looks_at_all_of_it(spec: Spec, task: Task) -> None:
