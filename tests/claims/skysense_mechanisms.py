@@ -238,6 +238,7 @@ def recipe(arm: str, root: Path, steps: int, seed: int) -> Recipe:
     )
     return replace(
         base,
+        name="skysense.tiny",  # whose method this is
         method=spec,
         streams={"scenes": Stream(corpus=str(root), layers=("hr", "s2", "s1"))},
         batch=8,

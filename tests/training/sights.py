@@ -55,19 +55,32 @@ def samples(
 def tiny(
     *, s2_dates: int = 2, s1_dates: int = 2, parts: Sequence[str] = (), **changes: object
 ) -> skysense.Spec:
-    """Views of 8 cells, every cell and date in the loss, heads of 24 prototypes."""
+    """Views of 4 cells, every cell and date in the loss, heads of 24 prototypes, narrow and shallow encoders."""
     whole = spatiotemporal.tiny()
     known = {
-        name: replace(part, inputs=replace(part.inputs, mean=(1200.0,) * bands, std=(400.0,) * bands))
+        name: replace(
+            part, inputs=replace(part.inputs, mean=(1200.0,) * bands, std=(400.0,) * bands), depth=2, width=48
+        )
         for name, part, bands in (("s2", whole.s2, 10), ("s1", whole.s1, 2))
     }
-    encoder = replace(whole, **known, places=replace(whole.places, side=2, count=4))
+    encoder = replace(
+        whole,
+        **known,
+        hr=replace(whole.hr, image=128, width=8, depths=(1, 1, 2, 1), heads=(1, 2, 4, 4)),
+        channels=64,
+        fusion=replace(whole.fusion, width=32, depth=2),
+        places=replace(whole.places, side=2, count=4),
+    )
     base = skysense.tiny().method
     found = replace(
         base,
         encoder=encoder,
         views=replace(
-            base.views, places=replace(base.views.places, count=1), s2_dates=s2_dates, s1_dates=s1_dates
+            base.views,
+            places=replace(base.views.places, count=1),
+            cells=4,
+            s2_dates=s2_dates,
+            s1_dates=s1_dates,
         ),
         contrast=replace(
             base.contrast, cells=64, dates=8, head=skysense.Head(prototypes=24, hidden=16, bottleneck=8)

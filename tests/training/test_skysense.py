@@ -400,13 +400,9 @@ def test_features_have_the_shapes_of_the_paper_in_small():
     method = built(s2_dates=5)
     sights = taken(method, 2)
     found = {name: tuple(part.shape) for name, part in method.student(sights.large).items()}
-    assert found == {
-        "hr": (4, 1, 64, 192),
-        "s2": (4, 5, 64, 192),
-        "s1": (4, 2, 64, 192),
-        "fused": (4, 1, 64, 192),
-    }
-    assert sights.large.images["hr"].shape == (4, 1, 3, 256, 256) and sights.small.shape == (2, 3, 128, 128)
+    cells = {name: (4, dates, 16, 64) for name, dates in (("hr", 1), ("s2", 5), ("s1", 2), ("fused", 1))}
+    assert found == cells  # 64 before fusion; 32 after, and as many of prototypes
+    assert sights.large.images["hr"].shape == (4, 1, 3, 128, 128) and sights.small.shape == (2, 3, 128, 128)
 
 
 def test_the_contrast_starts_near_chance():
