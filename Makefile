@@ -49,7 +49,8 @@ smoke: setup ## the same story on the synthetic Earth, with no network
 	@$(BIN)/swath study smoke
 
 test: setup ## every test that needs no GPU, no network and no minutes of its own
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(NOT_HERE) and not integration"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(NOT_HERE) and not integration and not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist load -m "$(NOT_HERE) and slow and not integration"
 	@$(BIN)/python -m pytest -q -m "$(NOT_HERE) and integration"
 
 check: setup ## format, lint, types, dead code, architecture

@@ -20,7 +20,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("geodata", "training", "pipelines")
 
-REPORT = ("pipelines/report.py", "pipelines/card.py", "pipelines/page.py", "pipelines/charts.py", "pipelines/looks.py")
+REPORT = (
+    "pipelines/report.py",
+    "pipelines/card.py",
+    "pipelines/page.py",
+    "pipelines/charts.py",
+    "pipelines/looks.py",
+)
 
 # Third-party imports and the only places (path prefixes) that may have them.
 PLACES: dict[str, tuple[str, ...]] = {

@@ -263,6 +263,7 @@ def prefect_refusal(words: list[str]) -> str | None:
     return "no such command"
 
 
+@pytest.mark.slow
 def test_every_written_command_parses_with_the_real_program():
     wrong, count = [], 0
     swath = ray = mlflow = None
@@ -294,6 +295,7 @@ def test_every_written_command_parses_with_the_real_program():
     assert not wrong, "\n  " + "\n  ".join(wrong)
 
 
+@pytest.mark.slow
 def test_the_parser_would_notice_a_misspelt_option():
     from ray.scripts.scripts import cli as ray
 

@@ -22,7 +22,7 @@ from training.methods import Crop
 
 __all__ = [
     "Partners",
-    "Places",
+    "TilePlaces",
     "both_ways",
     "centres",
     "draw_locals",
@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 TRIES = 24
-"""Pairs of boxes that are drawn for a place, of which the first with enough ground in common is taken."""
+"""ViewPairs of boxes that are drawn for a place, of which the first with enough ground in common is taken."""
 
 
-class Places(BaseModel):
+class TilePlaces(BaseModel):
     """Where the views of a place lie: two of all sensors within a window of the tile, and small ones of one sensor.
 
     Views are square; shares are of the window's area. A pair has at least the share `common` of either view's cells in
@@ -72,7 +72,7 @@ class Partners:
 
 
 def draw_pairs(
-    count: int, side: int, places: Places, cells: int, generator: Generator | None = None
+    count: int, side: int, places: TilePlaces, cells: int, generator: Generator | None = None
 ) -> tuple[View, Tensor]:
     """Two views (2 * count) of each tile of `side` cells, and the corners (count, 2) of the windows they lie in: top, left.
 
@@ -101,7 +101,7 @@ def draw_pairs(
 
 
 def draw_locals(
-    corner: Tensor, side: int, places: Places, finer: int, generator: Generator | None = None
+    corner: Tensor, side: int, places: TilePlaces, finer: int, generator: Generator | None = None
 ) -> View:
     """`places.count` small views of each place, (count * B), in its window at `corner` (B, 2): round by round.
 
@@ -114,14 +114,14 @@ def draw_locals(
     return View(boxes, across, down, turn)
 
 
-def fixed_pairs(count: int, side: int, places: Places) -> tuple[View, Tensor]:
+def fixed_pairs(count: int, side: int, places: TilePlaces) -> tuple[View, Tensor]:
     """The views of evaluation: central squares of the central window, as it lies; the larger share first."""
     window = places.within(side)
     start = (side - window) // 2
     return _squares(count, window, places.large[::-1], start, 1), torch.full((count, 2), float(start))
 
 
-def fixed_locals(count: int, side: int, places: Places, finer: int) -> View:
+def fixed_locals(count: int, side: int, places: TilePlaces, finer: int) -> View:
     """The small views of evaluation: central squares, their areas spread over the shares that are drawn otherwise."""
     window = places.within(side)
     least, most = places.small
@@ -141,7 +141,7 @@ def scaled(view: View, finer: int) -> View:
 
 
 def both_ways(view: View) -> View:
-    """Pairs (2B) with their members exchanged: what each view is compared with."""
+    """ViewPairs (2B) with their members exchanged: what each view is compared with."""
     return View(*(None if part is None else torch.cat(part.chunk(2)[::-1]) for part in _parts(view)))  # type: ignore[arg-type]
 
 
@@ -206,7 +206,7 @@ def sampled(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def _boxes(
-    count: int, window: int, shares: Crop, places: Places, generator: Generator | None
+    count: int, window: int, shares: Crop, places: TilePlaces, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Square boxes (count, 4) in a window of so many units, its shares of area drawn evenly, and flips and turns (3, count)."""
     share = shares[0] + torch.rand(count, generator=generator) * (shares[1] - shares[0])

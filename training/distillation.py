@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training import granularity
-from training.granularity import Objects, Pairs, Rows
+from training.granularity import Objects, Rows, ViewPairs
 from training.heads import PrototypeHead
 from training.masking import noise
 from training.memory import Centre
 from training.objectives import centred_softmax, collapse_signs, prototype_cross_entropy, sinkhorn
 
-__all__ = ["Comparison", "Contrast", "Head", "heads"]
+__all__ = ["Comparison", "Granularities", "LevelHead", "heads"]
 
 Level = Literal["pixels", "objects", "images"]
 LOOKED_AT = 128
@@ -34,7 +34,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Head(_Part):
+class LevelHead(_Part):
     """What sorts features among prototypes: one for each source, or for each of its levels as well."""
 
     prototypes: int = Field(65536, gt=1)
@@ -47,7 +47,7 @@ class Head(_Part):
         return source if self.each == "source" else f"{source}_{level}"
 
 
-class Contrast(_Part):
+class Granularities(_Part):
     """Which levels of which sources are compared: of every sensor, and with `fused` of all together.
 
     Of pixels, a step takes at most so many `cells` of a pair of views at so many `dates`.
@@ -58,12 +58,12 @@ class Contrast(_Part):
     cells: int = Field(64, gt=0)
     dates: int = Field(4, gt=0)
     objects: Objects = Objects()
-    head: Head = Head()
+    head: LevelHead = LevelHead()
     balance: Literal["centre", "sinkhorn"] = "centre"  # of the teacher's outputs
     temperature: float = Field(0.1, gt=0)  # of the student's
 
 
-def heads(spec: Contrast, widths: Mapping[str, int]) -> nn.ModuleDict:
+def heads(spec: Granularities, widths: Mapping[str, int]) -> nn.ModuleDict:
     """The heads of sources of such widths; their prototypes' scales stay 1."""
     head, found = spec.head, nn.ModuleDict()
     for source, width in widths.items():
@@ -75,7 +75,7 @@ def heads(spec: Contrast, widths: Mapping[str, int]) -> nn.ModuleDict:
 class Comparison(nn.Module):
     """The loss of every level of a source, and what it needs besides heads: a centre each, and what objects begin from."""
 
-    def __init__(self, spec: Contrast, widths: Mapping[str, int], cells: int) -> None:
+    def __init__(self, spec: Granularities, widths: Mapping[str, int], cells: int) -> None:
         super().__init__()
         self.spec = spec
         self.centres = nn.ModuleDict(
@@ -88,7 +88,7 @@ class Comparison(nn.Module):
     def forward(
         self,
         source: str,
-        pairs: Sequence[Pairs],
+        pairs: Sequence[ViewPairs],
         student: nn.ModuleDict,
         teacher: nn.ModuleDict,
         temperature: float,
@@ -112,7 +112,7 @@ class Comparison(nn.Module):
             signs = collapse_signs(target(slice(LOOKED_AT)), rows.mine[:LOOKED_AT], centre.value)
         return found, signs
 
-    def rows(self, source: str, level: Level, pairs: Sequence[Pairs]) -> Rows:
+    def rows(self, source: str, level: Level, pairs: Sequence[ViewPairs]) -> Rows:
         """What is compared at a level, and what each row counts for."""
         if level == "pixels":
             return granularity.joined([granularity.pixels(pair, *self.chosen(pair)) for pair in pairs])
@@ -123,7 +123,7 @@ class Comparison(nn.Module):
             )
         return granularity.joined([granularity.images(pair) for pair in pairs])
 
-    def chosen(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def chosen(self, pairs: ViewPairs) -> tuple[Tensor, Tensor]:
         """Cells (P, k) and dates (P, t) that the pixels of a step come from; in evaluation always the same."""
         count, dates, cells, _ = pairs.mine.shape
         device, fixed = pairs.mine.device, not self.training

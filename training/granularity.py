@@ -26,8 +26,8 @@ from training.objectives import sinkhorn
 
 __all__ = [
     "Objects",
-    "Pairs",
     "Rows",
+    "ViewPairs",
     "assigned",
     "chosen",
     "images",
@@ -62,7 +62,7 @@ class Objects(BaseModel):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ViewPairs:
     """Views of the student's beside views of the teacher's of the same places, for one source.
 
     `mine` (P, T, N, D) are the student's cells, `partner` (P, T, N, D) what the teacher says at each of them and `there`
@@ -86,17 +86,17 @@ class Rows:
     shares: Tensor
 
 
-def paired(mine: Tensor, at: View, whole: Tensor, other: View, counted: Tensor) -> Pairs:
+def paired(mine: Tensor, at: View, whole: Tensor, other: View, counted: Tensor) -> ViewPairs:
     """The student's cells (P, T, N, D) of views `at`, beside the teacher's (P, T, N', D) of views `other` of the same
     tiles; both square."""
     side, across = math.isqrt(mine.shape[2]), math.isqrt(whole.shape[2])
     found = partners(at, other, side)
     maps = whole.transpose(-1, -2).unflatten(-1, (across, across))  # (P, T, D, n', n')
     partner = sampled(maps, found.points).flatten(-2).transpose(-1, -2)  # (P, T, N, D)
-    return Pairs(mine, partner, found.there.flatten(1), whole, counted)
+    return ViewPairs(mine, partner, found.there.flatten(1), whole, counted)
 
 
-def chosen(pairs: Pairs, cells: Tensor, slices: Tensor, budget: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def chosen(pairs: ViewPairs, cells: Tensor, slices: Tensor, budget: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """At most `budget` cells and dates of each pair, by noise of cells (P, N) and of dates (P, T): indices (P, K), (P, T').
 
     Cells with a partner come first, so that few are wasted.
@@ -105,7 +105,7 @@ def chosen(pairs: Pairs, cells: Tensor, slices: Tensor, budget: tuple[int, int])
     return order[:, : budget[0]], slices.argsort(1)[:, : budget[1]]
 
 
-def pixels(pairs: Pairs, cells: Tensor, slices: Tensor) -> Rows:
+def pixels(pairs: ViewPairs, cells: Tensor, slices: Tensor) -> Rows:
     """Cells and what the teacher says of the same ground (eq. 5), at some `cells` (P, K) and dates `slices` (P, T').
 
     for each pair: M = those of its K cells that have a partner
@@ -121,14 +121,14 @@ def pixels(pairs: Pairs, cells: Tensor, slices: Tensor) -> Rows:
     return Rows(mine, theirs, weights[:, None].expand(-1, slices.shape[1], -1).flatten())
 
 
-def objects(pairs: Pairs, queries: Tensor, spec: Objects) -> Rows:
+def objects(pairs: ViewPairs, queries: Tensor, spec: Objects) -> Rows:
     """Cells pooled by what they belong to (eq. 6 to 8): queries (C, D) of unit length.
 
         for each pair, for each date: S = shares of the cells in C objects
             o[c] = sum over s of S[s][c] * mine[s] / sum over s of S[s][c], the teacher's alike
             rows += (o[c], the teacher's o[c]) at 1 / (C * T)
 
-    Pairs without a cell in common count for nothing.
+    ViewPairs without a cell in common count for nothing.
     """
     if spec.match == "shared":
         shares = assigned(pairs.partner, queries, pairs.there, spec)  # (P, T, N, C)
@@ -146,7 +146,7 @@ def objects(pairs: Pairs, queries: Tensor, spec: Objects) -> Rows:
     )
 
 
-def images(pairs: Pairs) -> Rows:
+def images(pairs: ViewPairs) -> Rows:
     """The mean cells of both views (eq. 9), at every date: each at 1 / T."""
     dates = pairs.mine.shape[1]
     each = pairs.counted.to(pairs.mine.dtype) / dates

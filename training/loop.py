@@ -181,7 +181,10 @@ def _validated(
 ) -> dict[str, float]:
     """Mean losses over the validation split as `val_...`, on every rank alike; rank 0 writes them down."""
     with record.paused() if record is not None else nullcontext():
-        with parallel.autocast(recipe.precision, place.device), ranks.alone():  # all ranks see the same samples
+        with (
+            parallel.autocast(recipe.precision, place.device),
+            ranks.alone(),
+        ):  # all ranks see the same samples
             found = evaluate.losses(method, evaluate.held_out(recipe, "val"), place.device)
         values = {f"val_{name}": value for name, value in found.items()}
         if record is not None:

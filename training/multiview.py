@@ -22,7 +22,7 @@ from training import augment, correspondence
 from training import series as dated
 from training.augment import View
 from training.colour import Colour
-from training.correspondence import Places
+from training.correspondence import TilePlaces
 from training.crops import JITTER
 from training.observation import Observation
 from training.series import Gains
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from training.encoders import Inputs
     from training.feed import Samples
 
-__all__ = ["FINE", "Sights", "Views", "sights"]
+__all__ = ["FINE", "SensorViews", "Sights", "sights"]
 
 FINE = 32
 """Pixels of the high-resolution image a cell, each way."""
@@ -43,7 +43,7 @@ RADAR = {one.prefix for one in SENSORS if one.kind == "radar"}
 _JITTERED = Colour(jitter=JITTER, p=0.8, gray=0.2)
 
 
-class Views(BaseModel):
+class SensorViews(BaseModel):
     """Two views of all sensors, `cells` a side, and small ones of the high-resolution image, `local` pixels a side.
 
     Of each series so many dates are drawn, and each date moved by up to `days`.
@@ -51,7 +51,7 @@ class Views(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    places: Places = Places()
+    places: TilePlaces = TilePlaces()
     cells: int = Field(16, gt=0)
     local: int = Field(256, gt=0)
     s2_dates: int = Field(20, gt=0)
@@ -84,7 +84,7 @@ class Sights:
 def sights(
     samples: Samples,
     reads: Mapping[str, Inputs],
-    views: Views,
+    views: SensorViews,
     region: Tensor | None,
     *,
     fixed: bool,
@@ -131,7 +131,9 @@ class _Chance:
     generator: Generator | None
 
 
-def _drawn(count: int, side: int, finer: int, views: Views, chance: _Chance | None) -> tuple[View, View]:
+def _drawn(
+    count: int, side: int, finer: int, views: SensorViews, chance: _Chance | None
+) -> tuple[View, View]:
     places = views.places
     if chance is None:
         large, _ = correspondence.fixed_pairs(count, side, places)
@@ -141,10 +143,16 @@ def _drawn(count: int, side: int, finer: int, views: Views, chance: _Chance | No
 
 
 def _nesting(samples: Samples, reads: Mapping[str, Inputs]) -> tuple[int, int]:
-    """The side of the tiles in cells, and how many pixels of the high-resolution image a cell is wide."""
-    sides = {name: samples.layers[inputs.layer].shape[-1] for name, inputs in reads.items()}
-    sides = {name: side for name, side in sides.items() if side}  # of sensors that any place of the batch has
-    coarse = {side for name, side in sides.items() if name != "hr"} or {sides["hr"] // FINE}
+    """The side of the tiles in cells, and how many pixels of the high-resolution image a cell is wide.
+
+    Sensors that the batch has say what a cell is even when they are not read, so that their ground is cut alike.
+    """
+    layers = {inputs.layer for inputs in reads.values()} | ({"s2", "s1"} & samples.layers.keys())
+    sides = {layer: samples.layers[layer].shape[-1] for layer in sorted(layers)}
+    sides = {
+        layer: side for layer, side in sides.items() if side
+    }  # of sensors that any place of the batch has
+    coarse = {side for layer, side in sides.items() if layer != "hr"} or {sides["hr"] // FINE}
     side = coarse.pop()
     finer = sides.get("hr", side) // max(1, side)
     if coarse or finer < 1 or sides.get("hr", side * finer) != side * finer:
@@ -188,7 +196,7 @@ def _coloured(
 
 
 def _gained(
-    samples: Samples, inputs: Inputs, index: Tensor, view: View, views: Views, chance: _Chance | None
+    samples: Samples, inputs: Inputs, index: Tensor, view: View, views: SensorViews, chance: _Chance | None
 ) -> Tensor:
     """Views (2B, T, S, n, n) of series, all dates cut alike."""
     whole = dated.series(samples, inputs, index)  # (B, T, S, H, W)

@@ -90,7 +90,9 @@ class _Moves(Settings):
     batch_power: float = Field(1.0, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     weight_decay_end: float | None = Field(None, ge=0)
-    decay: Literal["matrices", "maps", "all"] = "matrices"  # maps: matrices but for tokens, positions and scales
+    decay: Literal["matrices", "maps", "all"] = (
+        "matrices"  # maps: matrices but for tokens, positions and scales
+    )
     layer_decay: float = Field(1.0, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
 

@@ -7,7 +7,7 @@ file for each arm and seed, and goes on after an interruption. A claim is suppor
 positive and no run lies below minus half of it.
 
     swath curate smoke quotas.count=240
-    python tests/claims/skysense_mechanisms.py runs/corpora/smoke@1 --out runs/claims/skysense [--seeds 3] [--steps 300]
+    python tests/claims/skysense_mechanisms.py runs/corpora/smoke@1 --out runs/claims/skysense [--seeds 3] [--steps 150]
         [--claims cloud prototypes series sensors alignment granularity]
 """
 
@@ -32,6 +32,7 @@ from training.multiview import sights
 from training.prototypes import Prototypes
 from training.prototypes import Spec as PrototypesSpec
 from training.recipe import Recipe, Stream, replace
+from training.schedules import Teaching
 
 CLASSES, S2_DATES, S1_DATES, YEAR = 8, 8, 6, 365
 CLOUDS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)
@@ -219,7 +220,7 @@ def recipe(arm: str, root: Path, steps: int, seed: int) -> Recipe:
     contrast = replace(
         method.contrast,
         levels=("images",) if arm == "images alone" else method.contrast.levels,
-        head=skysense.Head(prototypes=256, hidden=128, bottleneck=32),
+        head=skysense.LevelHead(prototypes=256, hidden=128, bottleneck=32),
     )
     views = replace(
         method.views, places=replace(method.views.places, count=0), cells=4, local=128, s2_dates=3, s1_dates=2
@@ -235,6 +236,8 @@ def recipe(arm: str, root: Path, steps: int, seed: int) -> Recipe:
         views=views,
         contrast=contrast,
         alignment=alignment,
+        teaching=Teaching(momentum=0.97, warming=0.3),  # for a run of a few hundred steps
+        still=0.0,
     )
     return replace(
         base,
@@ -397,10 +400,10 @@ def run(claim: str, arm: str, seed: int, arguments: argparse.Namespace) -> Resul
     if group == "pretrained":
         found = pretrained(arm, seed, arguments.corpus, arguments.out / "runs", arguments.steps)
     elif group == "prototypes":
-        found = regional(seed, arm, 5 * arguments.steps)
+        found = regional(seed, arm, 2 * arguments.updates)
     else:
         sensors, change, clouds = POINT_ARMS[group][arm]
-        found = learned(seed, sensors, 7 * arguments.steps // 3, change, clouds)
+        found = learned(seed, sensors, arguments.updates, change, clouds)
     found["cpu_s"] = time.process_time() - began
     kept.write_text(json.dumps(found))
     return found
@@ -413,7 +416,10 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/claims/skysense"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150, help="of pretraining")
+    parser.add_argument(
+        "--updates", type=int, default=700, help="of a reader of points; prototypes get twice as many"
+    )
     parser.add_argument("--claims", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -44,6 +44,7 @@ def test_the_demo_has_the_chips_it_was_published_with(demo_wheel):
     assert found.chips[0].weight == 0.8128331283312833
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_rsrsd_5m_has_the_same_chips_on_the_coarse_map_of_the_world(shared_data):
     """Draws from cells depend on which cells a map and the outlines of continents give, so these are pinned with them."""

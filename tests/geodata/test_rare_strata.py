@@ -315,6 +315,7 @@ def test_water_lies_on_land_or_near_its_coast_when_asked(tmp_path):
         assert min(metres) < 5_150
 
 
+@pytest.mark.slow
 def test_continents_take_the_sea_at_their_coast_for_water_alone(tmp_path):
     codes_ = np.full((900, 1800), 2, np.uint8)
     codes_[::2] = 1
@@ -346,6 +347,7 @@ def test_a_map_with_a_code_outside_its_table_is_one_sentence(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_hundred_thousand_are_among_the_five_million(tmp_path):
     """At a hundredth of both, on a map that has every class on every continent."""
     codes_ = np.random.default_rng(5).integers(1, 11, (180, 360)).astype(np.uint8)
@@ -388,6 +390,7 @@ def test_another_map_is_a_path_and_the_name_of_its_table(tmp_path):
         with_landcover(rsrsd_5m(), world(tmp_path / "nine.tif", counting, step=6.0))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_world_in_twenty_classes_tells_its_table_and_gives_every_stratum_but_clouds(shared_data):
     path = shared_data / "landcover_glcnmo2008_third_degree" / "cover.tif"

@@ -83,7 +83,7 @@ def tiny(
             s1_dates=s1_dates,
         ),
         contrast=replace(
-            base.contrast, cells=64, dates=8, head=skysense.Head(prototypes=24, hidden=16, bottleneck=8)
+            base.contrast, cells=64, dates=8, head=skysense.LevelHead(prototypes=24, hidden=16, bottleneck=8)
         ),
         still=0.0,
     )

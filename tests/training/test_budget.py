@@ -50,6 +50,7 @@ def test_weights_gradients_and_moments_are_sixteen_bytes_a_parameter_and_shared_
     assert wide.activations == pytest.approx(alone.activations)  # eight samples on each
 
 
+@pytest.mark.slow
 def test_the_largest_model_of_the_paper_fits_80_gb_only_with_changes():
     recipe = replace(load("mae.vit_g12x4"), batch=256)
     assert budget.estimate(recipe, 1, 80e9).parameters == pytest.approx(4 * (2_418_483_200 + 26_663_680))
@@ -58,6 +59,7 @@ def test_the_largest_model_of_the_paper_fits_80_gb_only_with_changes():
     assert budget.estimate(load("mae.vit_g12x4", ["batch=256", *words.split()]), 1, 80e9).fits
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_said_with_a_number_of_gpus():
     assert "GPUs" in budget.advice(replace(load("mae.vit_g12x4"), batch=64), 1, 16e9)
     with pytest.raises(ValueError, match="does not divide over 3 GPUs"):

@@ -53,6 +53,7 @@ def test_a_pair_is_two_images_that_follow_each_other(kind):
         torch.testing.assert_close(both[number : number + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DECODERS)
 def test_eight_pairs_are_learnt_by_heart(kind):
     generator = torch.Generator().manual_seed(0)

@@ -129,6 +129,7 @@ for write in (
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
     ran = subprocess.run(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training import augment, correspondence, multiview, series
 from training.augment import PADDING, UNDATED, View
-from training.correspondence import Places
+from training.correspondence import TilePlaces
 from training.encoders import Inputs
 from training.series import Gains
 
@@ -71,7 +71,7 @@ def test_centres_are_where_the_pixels_of_a_view_come_from():
 
 
 def test_pairs_lie_in_their_window_and_have_enough_in_common():
-    places = Places(common=0.25)
+    places = TilePlaces(common=0.25)
     generator = torch.Generator().manual_seed(1)
     view, corner = correspondence.draw_pairs(300, 64, places, 16, generator)
     top, left, tall, wide = view.boxes.unbind(1)
@@ -87,7 +87,7 @@ def test_pairs_lie_in_their_window_and_have_enough_in_common():
 
 
 def test_where_no_pair_has_enough_in_common_both_show_the_same():
-    places = Places(large=(0.05, 0.05), common=1.0)
+    places = TilePlaces(large=(0.05, 0.05), common=1.0)
     view, _ = correspondence.draw_pairs(50, 64, places, 16, torch.Generator().manual_seed(2))
     found = correspondence.partners(view, correspondence.both_ways(view), 16)
     assert found.there.all()
@@ -96,7 +96,7 @@ def test_where_no_pair_has_enough_in_common_both_show_the_same():
 def test_small_views_lie_in_the_window_between_fine_pixels():
     generator = torch.Generator().manual_seed(3)
     corner = torch.tensor([[4.0, 20.0], [0.0, 32.0]])
-    view = correspondence.draw_locals(corner, 64, Places(count=50), 4, generator)
+    view = correspondence.draw_locals(corner, 64, TilePlaces(count=50), 4, generator)
     boxes = view.boxes.view(50, 2, 4)
     assert torch.equal(boxes * 4, (boxes * 4).round())
     assert (boxes[..., :2] >= corner).all() and (boxes[..., :2] + boxes[..., 2:] <= corner + 32).all()
@@ -217,3 +217,14 @@ def test_tiles_that_do_not_nest_are_refused():
     odd = batch.layers | {"hr": batch.layers["hr"][..., :100, :100]}
     with pytest.raises(ValueError, match="do not nest"):
         multiview.sights(replace(batch, layers=odd), spec.encoder.reads, spec.views, None, fixed=True)
+
+
+def test_high_resolution_alone_is_cut_where_all_sensors_are():
+    spec, batch = tiny(), samples(2)
+    found = []
+    for sensors in (("hr", "s2", "s1"), ("hr",)):
+        torch.manual_seed(9)
+        reads = {name: spec.encoder.reads[name] for name in sensors}
+        found.append(multiview.sights(batch, reads, spec.views, None, fixed=True))
+    assert torch.equal(found[0].large_at.boxes, found[1].large_at.boxes)
+    assert torch.equal(found[0].large.images["hr"], found[1].large.images["hr"])

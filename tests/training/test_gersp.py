@@ -140,6 +140,7 @@ def stepped(method: gersp.GeRSP, steps: int, views: Callable[[int], Views]) -> l
 RAGGED = {"naming": Naming(classes=10, weight=0.5), "contrast": Contrast(queue=10, temperature=0.2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"contrast": CODE}, RAGGED], ids=["code", "paper, half a weight, a ragged queue"]
 )
@@ -171,6 +172,7 @@ def assert_the_same(method: gersp.GeRSP, loop: Loop, tolerance: float) -> None:
             torch.testing.assert_close(mine, (1 - share) * before + share * student, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_papers_own_network_is_that_of_the_loop():
     method = made(encoder=hierarchy.resnet50(RGB), contrast=CODE)
     loop = Loop(method, "resnet50")
@@ -441,6 +443,7 @@ def test_an_encoder_without_batch_norms_needs_one_group():
     assert method.encoder.patch_embed.proj.weight.grad.any()
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_with_queue_pointer_and_teacher(corpus, tmp_path):
     words = [f"streams.{name}.corpus={corpus}" for name in ("scenes", "natural")]
     words += ["steps=4", "checkpoint_every=1", "batch=8", "method.image=16", "method.contrast.queue=10"]

@@ -68,6 +68,7 @@ def test_the_reference_implementations_numbers_come_out(changes, loss, gradient,
     assert model.pixels(features[:, 1:]).sum().item() == pytest.approx(predictions, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_peras_repository_come_out():
     """Its norms divide by a larger deviation, its decoder is MAE's own, and it trains with PerA's optimizer."""
     encoder = PARITY.encoder.model_copy(update={"norm_eps": 1e-5})

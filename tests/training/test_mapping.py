@@ -214,6 +214,7 @@ def test_the_window_is_the_size_of_the_chips_unless_the_run_says_otherwise(run):
         mapper.window()
 
 
+@pytest.mark.slow
 def test_change_looks_at_two_scenes_in_their_order(recipe, tmp_path):
     torch.manual_seed(0)
     method = finetune.Spec(task=change.Spec(codes=(0, 1), layer="lc"), encoder=ENCODER)

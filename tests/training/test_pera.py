@@ -440,6 +440,7 @@ def test_parameters_are_as_many_as_published(name, encoder, head, pixels, traina
         assert found["mask_token"] == (768 if name == "vit_b16" else 1024)
 
 
+@pytest.mark.slow
 def test_a_step_multiplies_as_often_as_published():
     """Forward of both networks and twice the student's again, at two pictures and two operations a multiplication."""
     recipe = load("pera.vit_b16", ["method.encoder.drop_path=0.0"])

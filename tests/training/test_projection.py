@@ -25,6 +25,7 @@ def test_principal_axes_are_scikit_learns_up_to_direction():
     assert torch.equal(places, projection.principal(rows, 3)[0])
 
 
+@pytest.mark.slow
 def test_neighbours_stay_neighbours_and_nothing_is_random():
     rows, _ = digits(300)
     plane = projection.neighbours(rows.float())

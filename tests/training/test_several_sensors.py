@@ -135,6 +135,7 @@ def test_any_parts_do_any_task(parts, task):
     model.metric().update(found, target).scores()
 
 
+@pytest.mark.slow
 def test_what_grows_is_learnt_from_a_series_and_not_from_its_first_date():
     shallow = {
         "s2": WHOLE.s2.model_copy(update={"depth": 1}),

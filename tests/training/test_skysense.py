@@ -10,9 +10,9 @@ from sights import samples, tiny
 from torch import Tensor
 
 from training import budget, granularity
-from training.distillation import Comparison, Contrast, Head
+from training.distillation import Comparison, Granularities, LevelHead
 from training.encoders import spatiotemporal
-from training.granularity import Objects, Pairs
+from training.granularity import Objects, ViewPairs
 from training.heads import PrototypeHead
 from training.methods import Progress, skysense
 from training.multiview import Sights
@@ -239,7 +239,7 @@ def test_objects_are_means_of_what_belongs_to_them():
     """Four cells of two kinds and two objects: each object is the mean of one kind, in both views."""
     partner = torch.tensor([[1.0, 0.0], [0.99, 0.02], [0.0, 1.0], [0.02, 0.98]])
     mine = torch.tensor([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.0], [-3.0, 8.0]])
-    pairs = Pairs(
+    pairs = ViewPairs(
         mine[None, None],
         partner[None, None],
         torch.ones(1, 4, dtype=torch.bool),
@@ -260,7 +260,7 @@ def test_of_pixels_so_many_are_taken_and_those_with_a_partner_first():
     there = torch.zeros(2, 9, dtype=torch.bool)
     there[0, :2], there[1] = True, True
     cells = torch.arange(2 * 5 * 9.0).view(2, 5, 9, 1)
-    pairs = Pairs(cells, cells + 0.5, there, cells, torch.tensor([True, True]))
+    pairs = ViewPairs(cells, cells + 0.5, there, cells, torch.tensor([True, True]))
     chosen = granularity.chosen(pairs, torch.rand(2, 9), torch.rand(2, 5), (4, 3))
     rows = granularity.pixels(pairs, *chosen)
     assert rows.shares.view(2, -1).sum(1).tolist() == pytest.approx([1, 1])
@@ -285,12 +285,14 @@ def test_each_level_has_a_centre_that_follows_the_teachers_mean_of_it():
 
 def test_sinkhorn_in_place_of_a_centre_shares_the_prototypes_out():
     torch.manual_seed(0)
-    spec = Contrast(balance="sinkhorn", levels=("images",), head=Head(prototypes=6, hidden=8, bottleneck=4))
+    spec = Granularities(
+        balance="sinkhorn", levels=("images",), head=LevelHead(prototypes=6, hidden=8, bottleneck=4)
+    )
     comparison = Comparison(spec, {"s2": 5}, 64)
     head = PrototypeHead(5, 6, 8, 4)
     cells = torch.randn(12, 2, 9, 5)
     held = torch.tensor([True] * 9 + [False] * 3)
-    pairs = Pairs(cells, cells, torch.ones(12, 9, dtype=torch.bool), cells, held)
+    pairs = ViewPairs(cells, cells, torch.ones(12, 9, dtype=torch.bool), cells, held)
     rows = comparison.rows("s2", "images", [pairs])
     target = comparison.target(rows, head, comparison.centres["s2_images"], 0.05)(slice(None))
     alone = sinkhorn(head(rows.theirs[:18]), 0.05)
@@ -319,8 +321,8 @@ def test_a_loss_that_is_off_gives_its_own_parts_no_gradient_and_others_theirs():
 
 
 def test_levels_may_have_heads_of_their_own():
-    head = Head(prototypes=24, hidden=16, bottleneck=8, each="level")
-    method = built(contrast=Contrast(levels=("pixels", "images"), head=head))
+    head = LevelHead(prototypes=24, hidden=16, bottleneck=8, each="level")
+    method = built(contrast=Granularities(levels=("pixels", "images"), head=head))
     names = {f"{a}_{b}" for a in ("hr", "s2", "s1", "fused") for b in ("pixels", "images")}
     assert set(method.student.heads) == names == set(method.comparison.centres)
     found = slopes(method, taken(method, 2), "student.heads")
@@ -407,7 +409,7 @@ def test_features_have_the_shapes_of_the_paper_in_small():
 
 def test_the_contrast_starts_near_chance():
     """Twelve terms of ln K each, when the teacher does not yet decide."""
-    contrast = replace(tiny().contrast, head=Head(prototypes=512, hidden=64, bottleneck=256))
+    contrast = replace(tiny().contrast, head=LevelHead(prototypes=512, hidden=64, bottleneck=256))
     torch.manual_seed(0)
     method = skysense.build(tiny(contrast=contrast))
     with torch.no_grad():

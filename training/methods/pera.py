@@ -130,7 +130,7 @@ class Spec(MethodSpec):
         return self
 
 
-class Network(nn.Module):
+class _Network(nn.Module):
     """An encoder and its head; student and teacher are one each."""
 
     def __init__(self, spec: Spec) -> None:
@@ -163,7 +163,7 @@ class PerA(Method):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec, width, head = spec, spec.encoder.width, spec.head
-        self.student = Network(spec)
+        self.student = _Network(spec)
         self.teacher = Teacher(self.student, evaluating=True)
         self.centre = Centre(head.prototypes)
         if spec.pixels is not None:
@@ -181,9 +181,9 @@ class PerA(Method):
         return self._taught.encoder
 
     @property
-    def _taught(self) -> Network:
+    def _taught(self) -> _Network:
         network = self.teacher.module
-        assert isinstance(network, Network)
+        assert isinstance(network, _Network)
         return network
 
     def forward(self, batch: Mapping[str, Samples], progress: Progress) -> Losses:

@@ -24,12 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from training import correspondence, granularity, multiview
-from training.distillation import Comparison, Contrast, Head, heads
+from training.distillation import Comparison, Granularities, LevelHead, heads
 from training.encoders import spatiotemporal
-from training.granularity import Pairs
+from training.granularity import ViewPairs
 from training.memory import Teacher
 from training.methods import Losses, Method, MethodSpec, Progress
-from training.multiview import Sights, Views
+from training.multiview import SensorViews, Sights
 from training.objectives import batch_nce
 from training.observation import Observation
 from training.recipe import Cosine, Ddp, Fsdp, Optimizer, Recipe, Stream, replace
@@ -61,8 +61,8 @@ class Spec(MethodSpec):
     """
 
     encoder: spatiotemporal.Spec
-    views: Views = Views()
-    contrast: Contrast = Contrast()
+    views: SensorViews = SensorViews()
+    contrast: Granularities = Granularities()
     alignment: Alignment | None = Alignment()
     weight: float = Field(1.0, gt=0)  # of the contrast
     teaching: Teaching = Teaching(warming=0.3)
@@ -79,7 +79,7 @@ class Spec(MethodSpec):
         return self
 
 
-class Network(nn.Module):
+class _Network(nn.Module):
     """An encoder and its heads; student and teacher are one each."""
 
     def __init__(self, spec: Spec) -> None:
@@ -109,7 +109,7 @@ class SkySense(Method):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.student = Network(spec)
+        self.student = _Network(spec)
         self.teacher = Teacher(self.student, evaluating=True)
         self.comparison = Comparison(spec.contrast, _widths(spec), spec.views.cells**2)
         if spec.alignment is not None:
@@ -125,8 +125,8 @@ class SkySense(Method):
         return self._taught.encoder
 
     @property
-    def _taught(self) -> Network:
-        return cast(Network, self.teacher.module)
+    def _taught(self) -> _Network:
+        return cast(_Network, self.teacher.module)
 
     def forward(self, batch: Mapping[str, Samples], progress: Progress) -> Losses:
         """Cross-entropies `source_level` of the student's sorting with the teacher's, and of `alignment`."""
@@ -154,7 +154,7 @@ class SkySense(Method):
 
     def pairs(
         self, sights: Sights, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-    ) -> dict[str, list[Pairs]]:
+    ) -> dict[str, list[ViewPairs]]:
         """Of each source both large views against each other, and small views of `hr` against both.
 
         (u, v) and (v, u) are two pairs, so that P is 2B; small views make 2 V B.
@@ -289,15 +289,16 @@ def tiny() -> Recipe:
     method = replace(
         base,
         encoder=spatiotemporal.tiny(),
+        teaching=Teaching(momentum=0.99, warming=0.3),  # few steps want a faster teacher
         views=replace(base.views, cells=8, local=128),
-        contrast=replace(base.contrast, head=Head(prototypes=1024, hidden=256, bottleneck=64)),
+        contrast=replace(base.contrast, head=LevelHead(prototypes=1024, hidden=256, bottleneck=64)),
     )
     return replace(recipe, method=method, batch=16, steps=2_000, precision="fp32", activations="keep")
 
 
 def _scaled(encoder: spatiotemporal.Spec, prototypes: int) -> Recipe:
     recipe = huge()
-    contrast = replace(_spec(recipe).contrast, head=Head(prototypes=prototypes))
+    contrast = replace(_spec(recipe).contrast, head=LevelHead(prototypes=prototypes))
     method = replace(recipe.method, encoder=encoder, contrast=contrast)
     return replace(recipe, method=method, parallel=Ddp())
 
@@ -307,13 +308,13 @@ def _scaled(encoder: spatiotemporal.Spec, prototypes: int) -> Recipe:
 
 def table5b_baseline() -> Recipe:
     """The high-resolution image alone, its whole views compared, as DINO; 42.2."""
-    contrast = Contrast(levels=("images",), fused=False)
+    contrast = Granularities(levels=("images",), fused=False)
     return _parts(("hr", "fusion"), contrast=contrast, alignment=None)
 
 
 def table5b_granularity() -> Recipe:
     """With pixels and objects; 44.4."""
-    return _parts(("hr", "fusion"), contrast=Contrast(fused=False), alignment=None)
+    return _parts(("hr", "fusion"), contrast=Granularities(fused=False), alignment=None)
 
 
 def table5b_sensors() -> Recipe:
@@ -341,14 +342,16 @@ def smoke() -> Recipe:
     """The invented Earth, few dates and small heads: seconds."""
     recipe = tiny()
     base = _spec(recipe)
-    places = base.encoder.places
-    assert places is not None
+    hr, places = base.encoder.hr, base.encoder.places
+    assert hr is not None and places is not None
     method = replace(
         base,
-        encoder=replace(base.encoder, places=replace(places, side=4, count=8)),
-        views=replace(base.views, places=replace(base.views.places, count=2), s2_dates=3, s1_dates=2),
+        encoder=replace(base.encoder, hr=replace(hr, image=128), places=replace(places, side=4, count=8)),
+        views=replace(
+            base.views, places=replace(base.views.places, count=2), cells=4, s2_dates=3, s1_dates=2
+        ),
         contrast=replace(
-            base.contrast, cells=16, dates=2, head=Head(prototypes=64, hidden=48, bottleneck=16)
+            base.contrast, cells=16, dates=2, head=LevelHead(prototypes=64, hidden=48, bottleneck=16)
         ),
     )
     return replace(
