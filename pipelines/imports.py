@@ -7,7 +7,6 @@ twice, seal. A restart goes on where it was interrupted; what is sealed is not m
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from geodata.files import write_atomic
 from geodata.folders import FILE, FolderPlan, FolderSpec
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
-from pipelines import artifacts, tracking
+from pipelines import artifacts
 from pipelines.artifacts import Artifact
-from pipelines.corpora import sealed
 from pipelines.draft import FolderOrder, Pictures
 from pipelines.progress import say
 from pipelines.settings import Home, environment
-from pipelines.stages import build_missing, drop_duplicates, numbers, publish, told
+from pipelines.stages import build_missing, drop_duplicates, made, wanted
 
 __all__ = ["imported", "place", "take_in", "wanted"]
 
@@ -53,37 +51,16 @@ def place(text: str | None) -> tuple[str, ...]:
     return (text,) if "=" in text and not path.exists() else (f"root={path.resolve()}",)
 
 
-def wanted(spec: FolderSpec, home: Home) -> Artifact:
-    """The artifact that a spec describes, whether or not it exists."""
-    place = home.place("corpus", spec.name, spec.version)
-    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint)
-
-
 def imported(spec: FolderSpec, home: Home, *, workers: int | None = None, reuse: bool = False) -> Artifact:
     """The stages, to be called in a flow. Raises DataError or OSError naming what failed, ValueError for the request."""
-    artifact = wanted(spec, home)
-    if sealed(artifact, reuse=reuse) is not None:
-        say(f"corpus {artifact.address} is sealed; nothing to do")
-        return artifact
-    artifacts.claim(artifact)
-    began = time.monotonic()
-    tags = {"config.digest": spec.fingerprint, "data.manifest": str(artifact.path / "manifest.json")}
-    with tracking.tracked(home, "import", artifact.address, tags) as run:
-        run.parameters(json.loads(spec.model_dump_json()))
+
+    def build(artifact: Artifact) -> tuple[Pictures, Corpus]:
         draft = list_pictures(artifact, spec)
         build_missing(draft, workers)
         drop_duplicates(draft)
-        corpus = seal_pictures(draft)
-        seconds = time.monotonic() - began
-        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": seconds})
-        stage = {"name": "import", "seconds": seconds, "state": "sealed", "mlflow_run": run.run_id}
-        artifacts.save_stage(
-            artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
-        )
-    publish(corpus, run.run_id)
-    artifacts.seal(artifact)
-    say(f"corpus {artifact.address}: {told(corpus)} in {artifact.path}")
-    return artifact
+        return draft, seal_pictures(draft)
+
+    return made("import", spec, home, build, reuse=reuse)
 
 
 @task(cache_policy=NO_CACHE)

@@ -7,7 +7,6 @@ before anything is made; a restart goes on where it was interrupted.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from geodata.folders import FILE, FolderPlan
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
 from geodata.prepare import PreparedSpec
-from pipelines import artifacts, tracking
+from pipelines import artifacts
 from pipelines.artifacts import Artifact
-from pipelines.corpora import sealed
 from pipelines.draft import BenchmarkOrder, Prepared
 from pipelines.progress import say
 from pipelines.settings import Home, environment
-from pipelines.stages import build_missing, numbers, publish, told
+from pipelines.stages import build_missing, made, wanted
 
 __all__ = ["make", "prepared", "wanted"]
 
@@ -48,36 +46,15 @@ def make(
     return prepared(spec, home, workers=workers, reuse=reuse).address
 
 
-def wanted(spec: PreparedSpec, home: Home) -> Artifact:
-    """The artifact that a spec describes, whether or not it exists."""
-    place = home.place("corpus", spec.name, spec.version)
-    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint)
-
-
 def prepared(spec: PreparedSpec, home: Home, *, workers: int | None = None, reuse: bool = False) -> Artifact:
     """The stages, to be called in a flow. Raises DataError or OSError naming what failed, ValueError for the request."""
-    artifact = wanted(spec, home)
-    if sealed(artifact, reuse=reuse) is not None:
-        say(f"corpus {artifact.address} is sealed; nothing to do")
-        return artifact
-    artifacts.claim(artifact)
-    began = time.monotonic()
-    tags = {"config.digest": spec.fingerprint, "data.manifest": str(artifact.path / "manifest.json")}
-    with tracking.tracked(home, "prepare", artifact.address, tags) as run:
-        run.parameters(json.loads(spec.model_dump_json()))
+
+    def build(artifact: Artifact) -> tuple[Prepared, Corpus]:
         draft = list_samples(artifact, spec)
         build_missing(draft, workers)
-        corpus = seal_samples(draft)
-        seconds = time.monotonic() - began
-        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": seconds})
-        stage = {"name": "prepare", "seconds": seconds, "state": "sealed", "mlflow_run": run.run_id}
-        artifacts.save_stage(
-            artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
-        )
-    publish(corpus, run.run_id)
-    artifacts.seal(artifact)
-    say(f"corpus {artifact.address}: {told(corpus)} in {artifact.path}")
-    return artifact
+        return draft, seal_samples(draft)
+
+    return made("prepare", spec, home, build, reuse=reuse)
 
 
 @task(cache_policy=NO_CACHE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,58 @@ from prefect.cache_policies import NO_CACHE
 
 from geodata import shards
 from geodata.errors import Denied, Transient
+from geodata.folders import FolderSpec
 from geodata.manifest import Corpus
+from geodata.prepare import PreparedSpec
 from geodata.twins import repeated
-from pipelines import artifacts
+from pipelines import artifacts, tracking
+from pipelines.artifacts import Artifact
+from pipelines.corpora import sealed
 from pipelines.draft import AnyDraft, Draft, Pictures, Tally, built, failure
 from pipelines.progress import bar, say
-from pipelines.settings import local_ray
+from pipelines.settings import Home, local_ray
 
-__all__ = ["build_missing", "drop_duplicates", "numbers", "publish", "told"]
+__all__ = ["build_missing", "drop_duplicates", "made", "numbers", "publish", "told", "wanted"]
 
 ABANDONED_S = 60
 SHARDS_IN_TABLE = 100  # a Prefect table is for looking at; the manifest has all of them
+
+
+def wanted(spec: FolderSpec | PreparedSpec, home: Home) -> Artifact:
+    """The artifact that a spec of files describes, whether or not it exists."""
+    place = home.place("corpus", spec.name, spec.version)
+    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint)
+
+
+def made(
+    flow: str,
+    spec: FolderSpec | PreparedSpec,
+    home: Home,
+    build: Callable[[Artifact], tuple[AnyDraft, Corpus]],
+    *,
+    reuse: bool = False,
+) -> Artifact:
+    """The corpus of a spec of files, found sealed or made by `build`: tracked under the flow's name, shown and sealed."""
+    artifact = wanted(spec, home)
+    if sealed(artifact, reuse=reuse) is not None:
+        say(f"corpus {artifact.address} is sealed; nothing to do")
+        return artifact
+    artifacts.claim(artifact)
+    began = time.monotonic()
+    tags = {"config.digest": spec.fingerprint, "data.manifest": str(artifact.path / "manifest.json")}
+    with tracking.tracked(home, flow, artifact.address, tags) as run:
+        run.parameters(json.loads(spec.model_dump_json()))
+        draft, corpus = build(artifact)
+        seconds = time.monotonic() - began
+        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": seconds})
+        stage = {"name": flow, "seconds": seconds, "state": "sealed", "mlflow_run": run.run_id}
+        artifacts.save_stage(
+            artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
+        )
+    publish(corpus, run.run_id)
+    artifacts.seal(artifact)
+    say(f"corpus {artifact.address}: {told(corpus)} in {artifact.path}")
+    return artifact
 
 
 def _worth_retrying(stage: Any, run: Any, state: Any) -> bool:
