@@ -421,6 +421,7 @@ def importing(names: list[str], refused: list[str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "left_out", "refused"),
     [
