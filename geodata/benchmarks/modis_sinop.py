@@ -6,17 +6,14 @@ Samples of one cell of 0.02 degrees are kept together when they are divided; the
 
 from __future__ import annotations
 
-import functools
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from geodata.benchmarks import Benchmark, Labelled
-from geodata.benchmarks.readers.points import by_place
-from geodata.benchmarks.readers.rasters import stack, told
+from geodata.benchmarks.readers.points import by_place, rows
+from geodata.benchmarks.readers.rasters import stack
 from geodata.folders import Picture
 from geodata.sensors import MODIS_NDVI
 
@@ -42,12 +39,12 @@ class Series:
                 by_place(row["longitude"], row["latitude"], CELL),
                 (_code(row["label"]),),
             )
-            for number, row in enumerate(_rows(root / TABLE))
+            for number, row in enumerate(rows(root / TABLE))
         ]
 
     def read(self, root: Path, one: Picture) -> Labelled:
         """One pixel through a year."""
-        row = _rows(root / TABLE)[int(one.path)]
+        row = rows(root / TABLE)[int(one.path)]
         values = np.round(np.array(row["ndvi"], np.float64) / MODIS_NDVI.scale).astype(np.int16)
         days = [date.fromisoformat(day) for day in row["dates"]]
         layer = stack(MODIS_NDVI, values[:, None, None, None], TERMS, days, names=[one.path] * len(days))
@@ -60,13 +57,6 @@ def _code(name: str) -> int:
     if name not in CLASSES:
         raise ValueError(f"label {name!r} is none of {', '.join(CLASSES)}; is this the table it should be?")
     return CLASSES.index(name)
-
-
-@functools.lru_cache(maxsize=2)
-def _rows(path: Path) -> list[dict[str, Any]]:
-    with told(path):
-        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return found
 
 
 BENCHMARKS = (

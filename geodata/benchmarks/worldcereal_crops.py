@@ -6,18 +6,16 @@ Samples of one cell of 0.05 degrees are kept together when they are divided, bec
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from geodata.benchmarks import Benchmark, Labelled
-from geodata.benchmarks.readers.points import by_place
-from geodata.benchmarks.readers.rasters import Array, decibels, reflectance, stack, told
+from geodata.benchmarks.readers.points import by_place, rows
+from geodata.benchmarks.readers.rasters import Array, decibels, reflectance, stack
 from geodata.folders import Picture
 from geodata.sensors import SENTINEL1, SENTINEL2
 
@@ -56,12 +54,12 @@ class Fields:
                 by_place(row["lon"], row["lat"], CELL),
                 (_code(row["sampling_label"]),),
             )
-            for number, row in enumerate(_rows(root / TABLE))
+            for number, row in enumerate(rows(root / TABLE))
         ]
 
     def read(self, root: Path, one: Picture) -> Labelled:
         """One field through a year."""
-        row = _rows(root / TABLE)[int(one.path)]
+        row = rows(root / TABLE)[int(one.path)]
         first = date.fromisoformat(row["start_date"][:10])
         months = [first.month - 1 + number for number in range(MONTHS)]
         days = [date(first.year + month // 12, month % 12 + 1, 1) for month in months]
@@ -94,13 +92,6 @@ def _series(row: dict[str, Any], start: str, ends: Sequence[str]) -> Array:
     end = next(end for end in ends if f"{start}-ts0-{end}" in row)
     values = np.array([row[f"{start}-ts{number}-{end}"] for number in range(MONTHS)], np.float64)
     return np.where(values == NO_DATA, np.nan, values)
-
-
-@functools.lru_cache(maxsize=2)
-def _rows(path: Path) -> list[dict[str, Any]]:
-    with told(path):
-        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return found
 
 
 BENCHMARKS = (

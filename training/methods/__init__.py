@@ -81,11 +81,11 @@ class Method(nn.Module):
     @property
     def last_layer(self) -> int:
         """The highest `layer_id`; layer-wise decay scales a parameter's rate by decay ** (last_layer - layer_id)."""
-        return 0
+        return self.encoder.last_layer
 
     def layer_id(self, name: str) -> int:
-        """Depth of a parameter, by its name in `named_parameters`: 0 nearest the pixels, `last_layer` the head."""
-        return self.last_layer
+        """Depth of a parameter, by its name in `named_parameters`: an encoder's own, 0 nearest the pixels, else the last."""
+        return self.encoder.layer_id(name.partition("encoder.")[2]) if "encoder." in name else self.last_layer
 
     def rate_scale(self, name: str, progress: Progress) -> float:
         """A parameter's own multiple of the rate, beside layer decay; 0 keeps it still for a while. Default: 1."""

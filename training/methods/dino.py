@@ -118,15 +118,6 @@ class DINO(Method):
         self.teacher.follow(self.student, self.spec.teaching.inertia(done))
         self.centre.settle()
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; the head counts as the last."""
-        return self.encoder.layer_id(name.partition("encoder.")[2]) if "encoder." in name else self.last_layer
-
     def rate_scale(self, name: str, progress: Progress) -> float:
         """0 for the prototypes while they do not move."""
         return float("last_layer" not in name or progress.fraction >= self.spec.still)

@@ -178,16 +178,9 @@ class DINOv2(Method):
         self.centre.settle()
         self.patch_centre.settle()
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.encoder.last_layer
-
     def layer_id(self, name: str) -> int:
-        """The encoder's own depths, 0 for the mask token; the heads count as the last."""
-        if name.endswith("mask_token"):
-            return 0
-        return self.encoder.layer_id(name.partition("encoder.")[2]) if "encoder." in name else self.last_layer
+        """0 for the mask token too."""
+        return 0 if name.endswith("mask_token") else super().layer_id(name)
 
     def rate_scale(self, name: str, progress: Progress) -> float:
         """0 for the prototypes while they do not move; the patch embedding's own multiple."""

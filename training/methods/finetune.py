@@ -222,16 +222,6 @@ class FineTune(Method):
         """The pixels the encoder reads, with the statistics it was made with."""
         return self.encoder.spec.inputs
 
-    @property
-    def last_layer(self) -> int:
-        """The head's: that of the encoder's last parameters."""
-        return self.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; the head counts as the last."""
-        before, _, rest = name.partition(".")
-        return self.encoder.layer_id(rest) if before == "encoder" else self.last_layer
-
 
 def _encoder(spec: Spec) -> Encoder:
     """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""

@@ -176,16 +176,6 @@ class GeRSP(Method):
         crops = self.spec.colour.apply(augment.render(pictures, view, size))
         return augment.normalise(crops, inputs)
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; projector and classifier count as the last."""
-        before, _, rest = name.partition(".")
-        return self.encoder.layer_id(rest) if before == "encoder" else self.last_layer
-
     def after_step(self, progress: Progress) -> None:
         """Queue and teacher follow."""
         if self.contrast is not None:

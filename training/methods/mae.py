@@ -154,16 +154,6 @@ class MAE(Method):
             guess = guess * deviation + mean
         return reconstruction(images, seen, hidden, guess, self.spec.encoder.inputs)
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; the decoder counts as the last."""
-        before, _, rest = name.partition(".")
-        return self.encoder.layer_id(rest) if before == "encoder" else self.last_layer
-
 
 def _centre(images: Tensor, size: int) -> Tensor:
     """The central `size` x `size` pixels; refused when there are not so many."""

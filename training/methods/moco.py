@@ -89,16 +89,6 @@ class MoCo(Method):
         self.teacher.follow(self.encoder, momentum)
         self.teacher_head.follow(self.head, momentum)
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; projector and predictor count as the last."""
-        before, _, rest = name.partition(".")
-        return self.encoder.layer_id(rest) if before == "encoder" else self.last_layer
-
 
 def _initialise(encoder: learned.Learned) -> None:
     """Xavier-uniform linear maps, queries, keys and values each a map of its own; a class token near 0."""

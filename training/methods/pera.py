@@ -293,16 +293,6 @@ class PerA(Method):
         self.train(was_training)
         return reconstruction(images, seen, unseen, guess, self.spec.encoder.inputs)
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.student.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; heads and the mask token count as the last."""
-        rest = name.removeprefix("student.encoder.")
-        return self.student.encoder.layer_id(rest) if rest != name else self.last_layer
-
 
 def _logits(directions: Tensor, prototypes: Tensor) -> Tensor:
     """Scores (B, K) of directions (B, E), in float32 also under autocast."""

@@ -220,15 +220,6 @@ class SkySense(Method):
         inertia = self.spec.teaching.inertia(Progress(progress.step - 1, progress.steps))
         self.teacher.follow(self.student, inertia)
 
-    @property
-    def last_layer(self) -> int:
-        """As the encoder's."""
-        return self.student.encoder.last_layer
-
-    def layer_id(self, name: str) -> int:
-        """The encoder's own depths; heads, projections and the temperature count as the last."""
-        return self.encoder.layer_id(name.partition("encoder.")[2]) if "encoder." in name else self.last_layer
-
     def rate_scale(self, name: str, progress: Progress) -> float:
         """0 for the prototypes of heads while they do not move."""
         return 0.0 if "last_layer" in name and progress.fraction < self.spec.still else 1.0
