@@ -53,7 +53,10 @@ def best_device() -> str:
 
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Place]:
-    """The place torchrun gives this process (RANK, WORLD_SIZE, LOCAL_RANK), or the only one; leaves the group after."""
+    """The place torchrun gives this process (RANK, WORLD_SIZE, LOCAL_RANK), or the only one; leaves the group after.
+
+    The ranks leave together: one that leaves while another still talks is now and then aborted as it exits.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     kind = device or best_device()
     if world == 1:
@@ -66,6 +69,7 @@ def joined(device: str | None = None) -> Iterator[Place]:
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
     try:
         yield Place(dist.get_rank(), dist.get_world_size(), kind)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

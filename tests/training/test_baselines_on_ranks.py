@@ -1,10 +1,6 @@
 """DINO, DINOv2 and MoCo v3 on two ranks: the gradients, centres and norms of one process at the same global batch."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import test_dino
@@ -13,11 +9,11 @@ import test_moco
 import torch
 from golden import hashed_pictures
 from torch import Tensor
+from two_ranks import launched
 
 from training.methods import Method, Progress
 from training.objectives import Losses
 
-HERE = Path(__file__).parent
 BATCH = 4
 
 
@@ -74,19 +70,8 @@ with parallel.joined("cpu") as place:
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["dino", "dinov2", "moco"])
 def test_two_ranks_are_one_process(tmp_path, name):
-    script, out = tmp_path / "worker.py", tmp_path / "found.json"
-    script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *words, str(out), name],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "found.json"
+    launched(WORKER, tmp_path, str(out), name)
     theirs = json.loads(out.read_text())
 
     alone = Given(name, 0, 1)

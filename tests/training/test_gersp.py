@@ -1,9 +1,6 @@
 """GeRSP against a loop written from the paper on torchvision's networks, and ranks against groups."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch.nn.functional as F
 import torchvision
 from pydantic import ValidationError
 from torch import Tensor, nn
+from two_ranks import launched
 
 from training import checkpoint, optim, parallel, recipe
 from training.colour import Colour
@@ -27,7 +25,6 @@ from training.methods import Progress, gersp
 from training.methods.gersp import Naming, Spec, Views
 from training.recipe import Sgd
 
-HERE = Path(__file__).parent
 RGB = Inputs(layer="hr", bands=("R", "G", "B"), mean=(127.0,) * 3, std=(64.0,) * 3)
 SMALL = Spec(
     encoder=hierarchy.Spec(inputs=RGB, name="resnet18"),
@@ -532,21 +529,8 @@ with parallel.joined("cpu") as place:
 
 @pytest.mark.integration
 def test_two_ranks_are_one_process_of_two_groups(tmp_path):
-    script, out = tmp_path / "worker.py", tmp_path / "state.pt"
-    script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-        str(out),
-    ]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "state.pt"
+    launched(WORKER, tmp_path, str(out))
     two = torch.load(out, weights_only=True)
     for kind in RANKED:
         one = ranked(kind, parallel.Place())

@@ -1,13 +1,10 @@
 """Computing again what was not kept, and sharding: the same gradients as one process that keeps everything."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from two_ranks import launched
 
 from training import parallel
 from training.encoders import Inputs, vit
@@ -16,7 +13,6 @@ from training.methods.mae import Decoder
 from training.objectives import Losses
 from training.recipe import Recipe, Stream, replace
 
-HERE = Path(__file__).parent
 ENCODER = vit.Spec(
     inputs=Inputs(layer="s2", bands=("B02", "B04")), image=32, patch=8, width=48, depth=3, heads=4, branches=2
 )
@@ -109,27 +105,8 @@ with parallel.joined("cpu") as place:
 @pytest.mark.integration
 @pytest.mark.parametrize(("kind", "activations"), [("ddp", "keep"), ("fsdp", "keep"), ("fsdp", "recompute")])
 def test_two_ranks_have_the_gradients_of_one_process_at_the_same_global_batch(tmp_path, kind, activations):
-    script, out = tmp_path / "worker.py", tmp_path / "gradients.json"
-    script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(
-        [*words, str(out), kind, activations],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "gradients.json"
+    launched(WORKER, tmp_path, str(out), kind, activations)
     two = json.loads(out.read_text())
     one = gradients(recipe())
     largest = max(value.abs().max().item() for value in one.values())

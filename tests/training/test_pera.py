@@ -1,15 +1,12 @@
 """PerA against published numbers: the official implementation on weights, pixels and masks made by a hash."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from golden import hash_weights, hashed
 from torch import Tensor, nn
+from two_ranks import launched
 
 from training import budget, optim, parallel, weights
 from training.colour import Colour, Jitter
@@ -21,7 +18,6 @@ from training.objectives import Losses
 from training.recipe import Ddp, Recipe, Stream, load, replace
 from training.schedules import Teaching
 
-HERE = Path(__file__).parent
 RGB = Inputs(layer="hr", bands=("R", "G", "B"), mean=(127.5,) * 3, std=(127.5,) * 3)
 PARITY = pera.Spec(
     encoder=learned.Spec(inputs=RGB, image=64, patch=8, width=48, depth=4, heads=4),
@@ -644,22 +640,8 @@ def recipe(**changes: object) -> Recipe:
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_have_the_losses_gradients_and_centre_of_one_process(tmp_path, kind):
-    script, out = tmp_path / "worker.py", tmp_path / "found.pt"
-    script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(
-        [*words, str(out), kind], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "found.pt"
+    launched(WORKER, tmp_path, str(out), kind)
     two = torch.load(out, weights_only=True)
     method = Fixed()
     one = stepped(method, parallel.wrap(method, recipe(parallel=Ddp()), parallel.Place()), share(0, 4))

@@ -1,14 +1,12 @@
 """Prototypes of regions: against the loop in the docstring, the attention of the paper, and two ranks against one."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from two_ranks import launched
 
 from training import parallel, ranks
 from training.objectives import sinkhorn
@@ -159,17 +157,7 @@ with parallel.joined("cpu") as place:
 
 @pytest.mark.integration
 def test_two_ranks_learn_what_one_process_would(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*words, str(tmp_path / "worker.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(WORKER, tmp_path, str(tmp_path))
     one, (first, second) = found(parallel.Place()), (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, one, rtol=1e-12, atol=1e-12)

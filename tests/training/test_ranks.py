@@ -1,15 +1,11 @@
 """Two ranks against one process with the same global batch: values, gradients, and what is kept between steps."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import launched
 
 from training import parallel, ranks
 from training.heads import Projector, PrototypeHead
@@ -26,7 +22,6 @@ from training.objectives import (
     soft_cross_entropy,
 )
 
-HERE = Path(__file__).parent
 BATCH, WIDTH = 8, 6
 
 
@@ -139,18 +134,7 @@ with parallel.joined("cpu") as place:
 def two(tmp_path_factory):
     """What each of two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "worker.py").write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*words, str(folder / "worker.py"), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(WORKER, folder, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

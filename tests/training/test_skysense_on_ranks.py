@@ -1,16 +1,13 @@
 """SkySense on two ranks: losses, gradients, centres and prototypes of one process at the same global batch."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from sights import rows, samples, tiny
 from test_skysense import built
 from torch import Tensor
+from two_ranks import launched
 
 from training.augment import View
 from training.methods import Method, Progress
@@ -19,7 +16,6 @@ from training.objectives import Losses
 from training.observation import Observation
 from training.recipe import replace
 
-HERE = Path(__file__).parent
 COUNT = 4
 
 
@@ -104,19 +100,8 @@ def values(losses: Losses) -> list[Tensor]:
 @pytest.mark.integration
 @pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
 def test_two_ranks_are_one_process(tmp_path, balance):
-    script, out = tmp_path / "worker.py", tmp_path / "found.json"
-    script.write_text(WORKER)
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *words, str(out), balance],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "found.json"
+    launched(WORKER, tmp_path, str(out), balance)
     theirs = json.loads(out.read_text())
 
     alone = Given(balance, 0, 1)

@@ -1,21 +1,15 @@
 """Batch norms over ranks: two ranks against one process with the whole batch, and one process against torch."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import launched
 
 from training import parallel
 from training.encoders import Inputs, vit
 from training.synced import SyncedBatchNorm, synced
 from training.tasks import build, segment
-
-HERE = Path(__file__).parent
 
 
 def net() -> nn.Module:
@@ -54,17 +48,7 @@ with parallel.joined("cpu") as place:
 
 @pytest.mark.integration
 def test_two_ranks_are_one_process_with_the_whole_batch(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*words, str(tmp_path / "worker.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(WORKER, tmp_path, str(tmp_path))
     one = found(parallel.Place())
     two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.testing.assert_close(
