@@ -86,6 +86,7 @@ bench: setup ## ratios against peers, measured in one run
 bench-gpu: setup ## step time, utilisation and memory of the published encoders on a GPU
 	@$(BIN)/python tests/gpu/bench_mae.py
 	@$(BIN)/python tests/bench/bench_distill.py
+	@$(BIN)/python tests/gpu/bench_skysense.py
 
 drills: setup ## kill, fault and corruption drills; minutes each
 	@$(BIN)/python -m pytest -q -m drill

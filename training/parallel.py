@@ -53,10 +53,7 @@ def best_device() -> str:
 
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Place]:
-    """The place torchrun gives this process (RANK, WORLD_SIZE, LOCAL_RANK), or the only one; leaves the group after.
-
-    The ranks leave together: one that leaves while another still talks is now and then aborted as it exits.
-    """
+    """The place torchrun gives this process (RANK, WORLD_SIZE, LOCAL_RANK), or the only one; leaves the group after."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     kind = device or best_device()
     if world == 1:
@@ -69,7 +66,6 @@ def joined(device: str | None = None) -> Iterator[Place]:
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
     try:
         yield Place(dist.get_rank(), dist.get_world_size(), kind)
-        dist.barrier()
     finally:
         dist.destroy_process_group()
 
