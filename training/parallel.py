@@ -94,8 +94,19 @@ def _joined_up(method: Method, recipe: Recipe, place: Place) -> nn.Module:
             f"parallel.kind=single runs in one process, not {place.world}; set parallel.kind=ddp or one worker"
         )
     if isinstance(settings, Ddp):
+        kept = [name for name, _ in method.named_buffers() if not _counts(method, name)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, kept)
         return DistributedDataParallel(method, find_unused_parameters=settings.find_unused)
     return _sharded(method, settings, recipe.precision, place)
+
+
+def _counts(method: Method, name: str) -> bool:
+    """Whether a buffer is a batch statistic, which each rank takes of its own samples and rank 0's are to hold for all.
+
+    Others (queues, centres, prototypes) are alike on all ranks by what their owners do; sending gigabytes of them ahead of
+    every forward pass would change nothing.
+    """
+    return isinstance(method.get_submodule(name.rpartition(".")[0]), nn.modules.batchnorm._BatchNorm)
 
 
 def _sharded(method: Method, settings: Fsdp, precision: str, place: Place) -> nn.Module:

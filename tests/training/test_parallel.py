@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from two_ranks import launched
 
 from training import parallel
 from training.encoders import Inputs, vit
+from training.memory import Queue
 from training.methods import Method, Progress, mae
 from training.methods.mae import Decoder
 from training.objectives import Losses
@@ -16,6 +18,15 @@ from training.recipe import Recipe, Stream, replace
 ENCODER = vit.Spec(
     inputs=Inputs(layer="s2", bands=("B02", "B04")), image=32, patch=8, width=48, depth=3, heads=4, branches=2
 )
+
+
+class Remembering(Method):
+    """Batch statistics beside a queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        self.queue = Queue(8, 4)
 
 
 class Fixed(Method):
@@ -79,6 +90,17 @@ def saved_bytes(activations: str) -> int:
 
 def test_recomputing_keeps_less():
     assert saved_bytes("recompute") < 0.7 * saved_bytes("keep")
+
+
+def test_of_buffers_only_batch_statistics_travel_ahead_of_each_step():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        method = Remembering()
+        module = parallel.wrap(method, recipe(), parallel.Place(world=2))
+        sent = {buffer.data_ptr() for buffer in module.modules_buffers}
+        assert sent == {buffer.data_ptr() for buffer in method.encoder[1].buffers()}
+    finally:
+        dist.destroy_process_group()
 
 
 WORKER = """

@@ -7,6 +7,7 @@ import torch
 from sights import rows, samples, tiny
 from test_skysense import built
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from two_ranks import launched
 
 from training.augment import View
@@ -14,7 +15,7 @@ from training.methods import Method, Progress
 from training.multiview import Sights
 from training.objectives import Losses
 from training.observation import Observation
-from training.recipe import replace
+from training.recipe import AnyParallel, Recipe, Stream, replace
 
 COUNT = 4
 
@@ -57,25 +58,42 @@ class Given(Method):
     def forward(self, batch: object, progress: Progress) -> Losses:
         return self.inner.losses(self.given, progress)
 
+    @property
+    def encoder(self) -> object:
+        return self.inner.encoder
+
+
+def recipe(parallel: AnyParallel) -> Recipe:
+    return Recipe(
+        method=tiny(),
+        streams={"scenes": Stream(corpus="none", layers=("hr",))},
+        batch=4,
+        steps=1,
+        parallel=parallel,
+    )
+
 
 def told(method: Given, losses: list[float]) -> dict[str, list[float]]:
-    """Losses, gradients by parameter, and every buffer after the step."""
+    """Losses, gradients by parameter, and every buffer and a part of the teacher after the step."""
     found = {name: part.grad for name, part in method.named_parameters() if part.grad is not None}
     method.inner.after_step(Progress(1, 10))
     found |= {f"buffer {name}": part for name, part in method.named_buffers()}
-    return {"losses": losses} | {name: part.flatten().tolist() for name, part in found.items()}
+    found |= {f"teacher {name}": part for name, part in method.inner.encoder.fusion.named_parameters()}
+    whole = {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in found.items()}
+    return {"losses": losses} | {name: part.flatten().tolist() for name, part in whole.items()}
 
 
 WORKER = """
 import json, sys, torch
 import test_skysense_on_ranks as t
-from torch.nn.parallel import DistributedDataParallel
 from training import parallel, ranks
 from training.methods import Progress
+from training.recipe import Ddp, Fsdp
 
 with parallel.joined("cpu") as place:
     method = t.Given(sys.argv[2], place.rank, place.world)
-    module = DistributedDataParallel(method, broadcast_buffers=False)
+    kind = {"ddp": Ddp, "fsdp": Fsdp}[sys.argv[3]]()
+    module = parallel.wrap(method, t.recipe(kind), place)
     losses = module({}, Progress(0, 10))
     losses.total.backward()
     values = [ranks.mean(one).item() for one in t.values(losses)]
@@ -98,10 +116,10 @@ def values(losses: Losses) -> list[Tensor]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
-def test_two_ranks_are_one_process(tmp_path, balance):
+@pytest.mark.parametrize(("balance", "kind"), [("centre", "ddp"), ("sinkhorn", "ddp"), ("centre", "fsdp")])
+def test_two_ranks_are_one_process(tmp_path, balance, kind):
     out = tmp_path / "found.json"
-    launched(WORKER, tmp_path, str(out), balance)
+    launched(WORKER, tmp_path, str(out), balance, kind)
     theirs = json.loads(out.read_text())
 
     alone = Given(balance, 0, 1)
