@@ -116,6 +116,11 @@ def classes(codes: NDArray[np.uint8], table: ClassTable) -> Colours:
     return _looked_up(codes, class_colours(table))
 
 
+def named_colours(table: ClassTable) -> dict[str, RGB]:
+    """Name of a class -> colour."""
+    return {table.codes[code]: colour for code, colour in class_colours(table).items()}
+
+
 def class_colours(table: ClassTable) -> dict[int, RGB]:
     """Code -> colour. Classes of one stratum differ in lightness, classes of none are greys."""
     used: dict[str, int] = {}

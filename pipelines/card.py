@@ -268,13 +268,13 @@ class Plates:
         if len(plan) > MOST_DOTS:
             counted, (west, _, east, north) = ledger.density(plan)
             side = (east - west) / len(counted[0])
-            squares = [
-                (west + column * side, north - (row + 1) * side, side, int(number))
+            areas = [
+                (charts.corners(west + column * side, north - (row + 1) * side, side), int(number))
                 for row, numbers in enumerate(counted.tolist())
                 for column, number in enumerate(numbers)
                 if number
             ]
-            return charts.globe(title, edge, coasts, squares=squares)
+            return charts.globe(title, edge, coasts, areas=areas)
         xs, ys = ledger.flat(plan.columns["lon"], plan.columns["lat"])
         splits = [chip.split for chip in plan.chips]
         colours = colours_of(splits)

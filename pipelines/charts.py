@@ -35,6 +35,7 @@ __all__ = [
     "asked",
     "bars",
     "columns",
+    "corners",
     "counts",
     "curves",
     "globe",
@@ -310,24 +311,24 @@ def globe(
     *,
     dots: Mapping[str, Outline] | None = None,
     colours: Mapping[str, int] | None = None,
-    squares: Sequence[tuple[float, float, float, int]] = (),
+    areas: Sequence[tuple[Outline, int]] = (),
 ) -> Markup:
-    """The Earth on a map of true areas, with chips on it: each as a dot coloured by its group where they are few,
-    else squares (left, bottom, side, chips) that are the darker the more chips they hold. All in metres of the map.
+    """The Earth on a map of true areas, with something on it: dots coloured by their group, and areas that are the
+    darker the more they hold, by threes. All in metres of the map.
     """
     width, height = (max(line) - min(line) for line in edge)
     with chart(title, width=WIDTH * 1.9, height=WIDTH * 1.9 * height / width + 0.35) as (axes, done):
         axes.add_patch(PathPatch(polygon([edge]), facecolor="none", edgecolor=GRID, linewidth=1.0))
         axes.add_patch(PathPatch(polygon(coasts), facecolor=GRID, edgecolor="none"))
-        most = max((number for *_, number in squares), default=0)
+        most = max((number for _, number in areas), default=0)
         used = [level for level in LEVELS if level <= most]
         for place, level in enumerate(used):
             above = used[place + 1] if place + 1 < len(used) else math.inf
-            held = [one for one in squares if level <= one[3] < above]
-            strength = 0.25 + 0.75 * place / max(len(used) - 1, 1)
+            held = [outline for outline, number in areas if level <= number < above]
+            strength = 0.2 + 0.65 * place / max(len(used) - 1, 1)
             axes.add_patch(
                 PathPatch(
-                    polygon([corners(*one[:3]) for one in held]),
+                    polygon(held),
                     facecolor=COLOURS[0],
                     edgecolor="none",
                     alpha=strength,

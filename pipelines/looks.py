@@ -6,15 +6,18 @@ The numbers are those that `training.looks` left beside the run's pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
+from geodata import ledger
 from pipelines import charts
 from pipelines.charts import COLOURS, Spread, brief, chart, legend_above
 
-__all__ = ["drawn", "histogram", "scatter"]
+__all__ = ["drawn", "histogram", "scatter", "visits"]
 
+EDGE = 12  # points of each side of a region
 MARKS = "o^sDvP"  # when the colours are used up, the same again in another shape
 
 Drawing = tuple[Markup, str]
@@ -37,7 +40,9 @@ def features(found: Mapping[str, Any], classes: Sequence[str]) -> list[Drawing]:
     """The two planes, a colour a class."""
     names = [classes[code] if code < len(classes) else f"class {code}" for code in found["classes"]]
     carried = sum(found["shares"][:2])
-    right = f"Asked of their nearest training samples, {100 * found['knn']:.1f} % of {found['samples']:,} are named rightly."
+    right = f"{found['samples']:,} samples."
+    if found["knn"] is not None:
+        right = f"Asked of their nearest training samples, {100 * found['knn']:.1f} % of {found['samples']:,} are named rightly."
     return [
         (
             scatter("Features on a plane that keeps neighbours", grouped(found["neighbours"], names)),
@@ -73,6 +78,29 @@ def distances(found: Mapping[str, Any]) -> list[Drawing]:
             "The numbers the kept encoder describes test images with.",
         ),
     ]
+
+
+def visits(found: Mapping[str, Any]) -> Drawing:
+    """How often each region of the grid has learnt, where it lies."""
+    seen, side = found["visits"], found["side"]
+    edge = ledger.frame(-60.0 if min(south for _, south, *_ in seen) >= -60 else -90.0)
+    areas = [(outline(*bounds), count) for *bounds, count in seen]
+    caption = (
+        f"{len(seen):,} of {side * side:,} regions were seen, each coloured by the number of steps in which its "
+        f"prototypes learnt: {min(count for *_, count in seen):,} to {max(count for *_, count in seen):,}."
+    )
+    return charts.globe("Regions seen", edge, ledger.outlines(), areas=areas), caption
+
+
+def outline(west: float, south: float, east: float, north: float) -> charts.Outline:
+    """The edge of a cell of meridians and parallels (degrees) on the map, which bends it."""
+    around = [(west, south), (east, south), (east, north), (west, north), (west, south)]
+    sides = [(first, last, number / EDGE) for first, last in pairwise(around) for number in range(EDGE)]
+    xs, ys = ledger.flat(
+        [first[0] + (last[0] - first[0]) * part for first, last, part in sides],
+        [first[1] + (last[1] - first[1]) * part for first, last, part in sides],
+    )
+    return xs.tolist(), ys.tolist()
 
 
 def grouped(points: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, list[Sequence[float]]]:

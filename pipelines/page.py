@@ -328,6 +328,10 @@ class Drawings:
         """What the encoder of a run knows, chart by chart."""
         return looks.drawn(run.looks)
 
+    def regions(self, run: Run) -> list[tuple[Markup, str]]:
+        """How often each region of its geographic context was seen; nothing where it has none."""
+        return [looks.visits(run.looks["regions"])] if run.looks.get("regions") else []
+
     def seeds(self, transfer: Transfer) -> Markup | None:
         """Every seed of every arm on one axis."""
         arms = [

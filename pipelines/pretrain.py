@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, runtime, task
 from prefect.artifacts import create_table_artifact
 
+from geodata import pictures
+from geodata.build import opened_landcover
+from geodata.errors import DataError
 from geodata.manifest import Corpus, open_corpus
+from geodata.source import Address
 from pipelines import artifacts, jobs, tracking
 from pipelines.artifacts import Artifact
 from pipelines.progress import bar, say
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.flows import Flow
     from prefect.states import State
+
+    from training.looks import Kind
 
 __all__ = ["Request", "pretrain", "pretrained", "request"]
 
@@ -122,8 +128,13 @@ def pretrained(
     gpu: bool = False,
     submit: str | None = None,
     reuse: bool = False,
+    kinds: Sequence[Kind] | None = None,
 ) -> Artifact:
-    """The stages of a pretraining, to be called in a flow: train here or as a job, then seal and publish."""
+    """The stages of a pretraining, to be called in a flow: train here or as a job, draw for the report, seal and publish.
+
+    Of `kinds` of pictures all are drawn that cost little, unless told otherwise; none after a job, for this machine may
+    be too small for what the cluster has made.
+    """
     made = artifacts.standing(wanted.artifact, reuse=reuse)
     if made is not None:
         say(f"encoder {made.address} is sealed; nothing to do")
@@ -149,6 +160,8 @@ def pretrained(
             wanted.artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
         )
     _check_encoder(wanted)
+    if not submit:
+        draw(wanted, kinds, gpu)
     publish(wanted, tail.last, run.run_id)
     made = artifacts.seal(wanted.artifact)
     say(f"encoder {made.address}: {_losses(tail.last)} in {wanted.encoder}")
@@ -179,6 +192,27 @@ def submitted(wanted: Request, address: str, workers: int, gpu: bool) -> None:
         metadata=((jobs.FLOW_RUN, flow_run), ("artifact", artifact.parent)),
     )
     jobs.follow(job, address, say=say)
+
+
+@task
+def draw(wanted: Request, kinds: Sequence[Kind] | None, gpu: bool) -> None:
+    """What the encoder knows, as pictures and numbers beside the run."""
+    from training import looks
+
+    device = "cuda" if gpu else "cpu"
+    looks.draw(wanted.artifact.path, looks.KINDS if kinds is None else kinds, _colours(wanted.recipe), device)
+
+
+def _colours(recipe: recipes.Recipe) -> dict[str, tuple[int, int, int]]:
+    """The colours of the classes of the corpora's land cover, where its map still opens here."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for corpus in (open_corpus(stream.corpus) for stream in recipe.streams.values()):
+        try:
+            landcover = opened_landcover(Address.model_validate(corpus.spec.get("landcover")))
+            found |= pictures.named_colours(landcover.classes)
+        except (ValueError, DataError):  # of another machine, or of no map
+            continue
+    return found
 
 
 def _check_encoder(wanted: Request) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,7 @@ from pipelines.progress import say
 from pipelines.settings import Home, environment, local_ray
 
 if TYPE_CHECKING:
-    from training.feed import Samples
     from training.looks import Kind
-    from training.recipe import Recipe
 
 __all__ = ["Plot", "demo", "finished", "smoke", "studies", "study"]
 
@@ -133,13 +131,13 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
     with local_ray(cpus=workers, dashboard=True):  # one for all stages
         corpus = curate.curated(spec, home)
         wanted = pretrain.request(plot.pretrain, (), home, corpus=corpus.address)
-        encoder = pretrain.pretrained(wanted, home)
+        encoder = pretrain.pretrained(wanted, home, kinds=plot.pictures)
         starts = _encoders(encoder)
         trials = scoring.comparison(plot.transfer, starts, home, seeds=plot.seeds, corpus=corpus.address)
         scores = transfer.transferred(trials, home)
     made = _artifact(plot, home, scores)
     first = tuple(trial.folder for trial in trials.trials if trial.seed == 0)
-    draw(encoder.path, first, spec.landcover, plot.pictures)
+    draw(first, spec.landcover)
     write_study(plot, made, [corpus, encoder, scores], trials.trials, time.monotonic() - began)
     path = write_report(made)
     artifacts.seal(made)
@@ -147,37 +145,22 @@ def study(name: str, root: str = "runs", workers: int | None = None) -> str:
 
 
 @task
-def draw(encoder: Path, runs: Sequence[Path], landcover: Address, kinds: Sequence[Kind]) -> None:
-    """Pictures for the report, once: what the encoder knows, and what the heads predict."""
-    from training import evaluate, looks
+def draw(runs: Sequence[Path], landcover: Address) -> None:
+    """Pictures of what the heads predict, once; those of the encoder came with it."""
+    from training import evaluate, known
     from training import pictures as learned
 
-    if not (encoder / "pictures" / "index.json").exists():
-        settings, method = evaluate.restore(encoder)
-        known = looks.ground(*evaluate.restore(runs[0]))
-        looks.look(method, kinds, encoder / "pictures", _examples(settings, "val"), known)
-    table = landcover.open().classes
-    colours = {name: pictures.class_colours(table)[code] for code, name in table.codes.items()}
+    colours = pictures.named_colours(landcover.open().classes)
     for run in runs:
         if not (run / "pictures" / "index.json").exists():
             settings, method = evaluate.restore(run)
             folder = run / "pictures"
             drawn = [
                 learned.predictions(method, one, folder, colours=colours)
-                for one in _examples(settings, "test")
+                for stream in settings.streams.values()
+                for one in known.examples(stream, "test", PICTURES)
             ]
             _index([path for paths in drawn for path in paths], "prediction", "image, truth, prediction")
-
-
-def _examples(settings: Recipe, split: str) -> Iterator[Samples]:
-    """Single samples of a split, spread evenly over it: neighbours in a shard are neighbours on the ground."""
-    from training import evaluate
-
-    size = sum(len(batch) for batches in evaluate.held_out(settings, split) for batch in batches.values())
-    chosen = {round(size * (number + 0.5) / PICTURES) for number in range(PICTURES)}
-    for number, batch in enumerate(evaluate.held_out(settings, split, batch=1)):
-        if number in chosen:
-            yield from batch.values()
 
 
 def _index(paths: Sequence[Path], kind: str, caption: str) -> None:

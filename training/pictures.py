@@ -21,8 +21,9 @@ from training import probe
 from training.encoders import Encoder, vit
 from training.feed import Samples
 from training.metrics import IGNORE
+from training.regional import Charted
 
-__all__ = ["attention", "attentions", "predictions", "reconstructions"]
+__all__ = ["attention", "attentions", "predictions", "reconstructions", "regional_maps"]
 
 SIDE = 256  # pixels of a panel, at least
 HEADS = 4  # shown of an attention, at most
@@ -71,7 +72,7 @@ def predictions(
     method.train(was_training)
     inputs, classes = model.encoder.spec.inputs, model.task.spec.classes
     stored = samples.bands.get(inputs.layer, inputs.bands)
-    shades = [(colours or {}).get(name, _colour(code)) for code, name in enumerate(classes)]
+    shades = [(colours or {}).get(name, colour(code)) for code, name in enumerate(classes)]
     paths = []
     for number in range(min(count, len(samples))):
         image = _true_colour(samples.layers[inputs.layer][number, 0].to(torch.int32), stored)
@@ -132,6 +133,35 @@ def attentions(encoder: Encoder, samples: Samples, folder: Path, count: int = 4)
     return paths
 
 
+def regional_maps(found: Sequence[Charted], folder: Path, shades: Sequence[RGB]) -> list[Path]:
+    """Image | the prototype of each cell | land cover, a row for each tile, one PNG a region.
+
+    A prototype has the same colour wherever its region is drawn, land cover that of `shades` by class; a tile of which
+    none is stored has two panels.
+    """
+    paths = []
+    for one in found:
+        rows = []
+        for tile in one.tiles:
+            image = _true_colour(tile.image, tile.bands)
+            known = [colour(number) for number in range(int(tile.prototypes.max()) + 1)]
+            panels = [_shown(image, *_stretch(image)), _painted(tile.prototypes, known)]
+            if tile.cover is not None:
+                panels.append(_painted(tile.cover, shades))
+            rows.append(_row([_sized(panel) for panel in panels]))
+        page = Image.new("RGB", (max(row.width for row in rows), (SIDE + 4) * len(rows) - 4), "white")
+        for number, row in enumerate(rows):
+            page.paste(row, (0, (SIDE + 4) * number))
+        paths.append(_save(page, folder, f"region-{one.region}"))
+    return paths
+
+
+def _sized(panel: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A square panel of exactly SIDE pixels a side, each of its own the nearest; of more of them, their mean."""
+    how = Image.Resampling.BOX if panel.shape[0] > SIDE else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(panel).resize((SIDE, SIDE), how))
+
+
 def _heated(weights: Tensor, patch: int, under: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Weights (h, w) as colours of their patches, the picture (h * patch, w * patch, 3) showing through a little."""
     raised = weights.numpy() - weights.min().item()
@@ -164,7 +194,7 @@ def _painted(codes: Tensor, shades: Sequence[RGB]) -> NDArray[np.uint8]:
     return table[codes.numpy()]
 
 
-def _colour(code: int) -> RGB:
+def colour(code: int) -> RGB:
     """A colour of its own for each class: hues by the golden angle, in two rings of brightness."""
     hue, bright = code * 0.618034 % 1, (0.85, 0.6)[code % 2]
     wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["NOWHERE", "Law", "region"]
+__all__ = ["NOWHERE", "Law", "bounds", "region"]
 
 Law = Literal["xyz", "equal_area"]
 
@@ -38,3 +38,18 @@ def region(lonlat: Tensor, side: int, law: Law = "xyz") -> Tensor:
     row = ((1 - height) / 2 * side).floor().clamp(0, side - 1)
     cell = side * row + column
     return torch.where(cell.isnan(), NOWHERE, cell).long()
+
+
+def bounds(region: int, side: int, law: Law = "xyz") -> tuple[float, float, float, float]:
+    """West, south, east and north of a cell in degrees, the outermost rows to the poles."""
+    row, column = divmod(region, side)
+
+    def latitude(edge: int) -> float:
+        if edge in (0, side):
+            return 90.0 if edge == 0 else -90.0
+        height = 1 - 2 * edge / side
+        radians = math.atan(math.sinh(height * math.pi)) if law == "xyz" else math.asin(height)
+        return math.degrees(radians)
+
+    west = 360 * column / side - 180
+    return west, latitude(row + 1), west + 360 / side, latitude(row)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from pipelines import artifacts, cli
+from pipelines import artifacts, cli, report
 from pipelines import pretrain as flows
+from training.encoders import spatiotemporal
+from training.methods import skysense
 
 pytestmark = [
     pytest.mark.integration,
@@ -21,6 +23,45 @@ def test_a_run_leaves_its_encoder_recipe_metrics_and_environment(pretrained, hom
     assert made.parents[0].startswith("corpus:tiny@1#")
     steps = [json.loads(line)["step"] for line in (made.path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 4, 6]
+
+
+def test_the_report_of_a_run_alone_shows_what_the_encoder_knows(pretrained, home):
+    made = artifacts.resolve(home, pretrained, "encoder")
+    page = report.write(made.path).read_text()
+    for words in (
+        "Pretraining loss",
+        "What it learned to fill in",
+        "Where it looks",
+        "Features on their principal",
+    ):
+        assert words in page
+    assert "No regions: ViT keeps no prototypes of regions." in page
+
+
+def test_prototypes_of_a_run_are_mapped_beside_its_land_cover(curated, home):
+    """SkySense on Sentinel-2 alone, for the tiny corpus has no other sensor."""
+    encoder = spatiotemporal.tiny().only(("s2", "fusion", "places"))
+    spec = {
+        "name": "skysense.smoke",
+        "method": {
+            **json.loads(skysense.smoke().method.model_dump_json()),
+            "encoder": json.loads(encoder.model_dump_json()),
+            "alignment": None,
+        },
+        "streams": {"scenes": {"corpus": curated, "layers": ["s2"]}},
+        "batch": 4,
+        "steps": 2,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
+    recipe = home.root / "skysense.one.json"
+    recipe.write_text(json.dumps(spec))
+    made = artifacts.resolve(home, flows.pretrain(str(recipe), (), str(home.root), curated), "encoder")
+    index = json.loads((made.path / "pictures" / "index.json").read_text())
+    assert [entry["kind"] for entry in index] == ["regions"]
+    assert (made.path / "pictures" / index[0]["file"]).is_file()
+    assert {name for name, _ in index[0]["legend"]} <= {"trees", "crops", "built"}
+    assert "What its prototypes map" in report.write(made.path).read_text()
 
 
 def test_the_tracker_holds_the_same_losses_as_the_record(pretrained, home):

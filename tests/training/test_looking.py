@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from training import looks, pictures, probe
+from training import known, looks, pictures, probe
 from training.encoders import Inputs, hierarchy, learned, vit
 from training.feed import Samples
 from training.memory import Teacher
+from training.recipe import Stream
 
 RGB = Inputs(layer="hr", bands=("R", "G", "B"), mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0))
 TINY = {"inputs": RGB, "image": 32, "patch": 8, "width": 32, "depth": 3, "heads": 4}
@@ -94,16 +95,17 @@ class Distilled(nn.Module):
                 parameter.mul_(1.01)
 
 
-def known():
+def red_and_green():
     def split(seed, count):
         return lambda: probe.labelled([photographs(count, seed), photographs(count, seed + 1)])
 
-    return looks.Ground(split(1, 40), split(3, 20), ("red", "green"))
+    nowhere = Stream(corpus="nowhere", layers=("hr",))
+    return known.Ground(nowhere, ("red", "green"), split(1, 40), split(3, 20))
 
 
 def test_looks_hold_every_kind_that_was_asked_for(tmp_path):
     kinds = ("attention", "features", "distances", "stages")
-    looks.look(Distilled(), kinds, tmp_path, [photographs(1, 9)], known())
+    looks.look(Distilled(), kinds, tmp_path, [photographs(1, 9)], red_and_green())
     numbers = json.loads((tmp_path / "looks.json").read_text())
     assert numbers["classes"] == ["red", "green"] and numbers["absent"] == {}
     found = numbers["features"]
@@ -124,7 +126,9 @@ def test_looks_hold_every_kind_that_was_asked_for(tmp_path):
 def test_what_a_method_has_nothing_to_show_for_is_said(tmp_path):
     method = nn.Module()
     method.encoder = hierarchy.build(hierarchy.Spec(inputs=RGB, name="resnet10t"))
-    looks.look(method, ("reconstruction", "attention", "distances"), tmp_path, [photographs(1, 9)], known())
+    looks.look(
+        method, ("reconstruction", "attention", "distances"), tmp_path, [photographs(1, 9)], red_and_green()
+    )
     assert json.loads((tmp_path / "looks.json").read_text())["absent"] == {
         "reconstruction": "Module reconstructs no pixels",
         "attention": "Hierarchy has no class token, so nothing that looks at its patches",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.regions import NOWHERE, region
+from training.regions import NOWHERE, bounds, region
 
 PLACES = {  # (latitude, longitude): cell of the web map's grid, of the grid of equal areas
     (0, 0): (2080, 2080),
@@ -56,3 +56,17 @@ def test_the_date_line_joins_and_a_picture_of_nowhere_has_no_region():
     assert found[0] == found[1] == 1920 and found[2] == 1920 + 63
     assert found[3:].tolist() == [NOWHERE, NOWHERE]
     assert region(torch.tensor([[0.0, 90], [0, -90]]), 64).tolist() == [32, 63 * 64 + 32]
+
+
+@pytest.mark.parametrize("law", ["xyz", "equal_area"])
+def test_the_bounds_of_a_cell_hold_its_places_and_no_others(law):
+    for cell in range(64):
+        west, south, east, north = bounds(cell, 8, law)
+        inside = [
+            (west + 1e-6, south + 1e-6),
+            (east - 1e-6, north - 1e-6),
+            ((west + east) / 2, (south + north) / 2),
+        ]
+        assert region(torch.tensor(inside, dtype=torch.float64), 8, law).tolist() == [cell] * 3
+    assert bounds(0, 8, law)[0] == -180 and bounds(0, 8, law)[3] == 90
+    assert bounds(63, 8, law)[1:3] == (-90, 180)
