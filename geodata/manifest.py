@@ -9,7 +9,7 @@ trust every byte below. A corpus without its manifest is not sealed and is not r
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +228,11 @@ def seal(corpus: Corpus) -> Corpus:
         counted={name: dict(sorted(values.items())) for name, values in sorted(counted.items())},
         files={name: file_sha256(corpus.root / name) for name in BESIDE if (corpus.root / name).exists()},
     )
-    _refuse_twice(sealed, seen)
+    again = twice(seen, lambda: (str(one["sample_id"]) for one in sealed.samples()))
+    if again is not None:
+        raise ValueError(
+            f"sample {again} is in two shards of {sealed.name}@{sealed.version}; the plan is wrong"
+        )
     write_atomic(sealed.root / "manifest.json", _manifest(sealed))
     return sealed
 
@@ -265,21 +269,19 @@ def _hash_of(path: Path) -> str:
         raise Missing(f"shard {path} is not there; run curate again, sealed shards are kept") from error
 
 
-def _refuse_twice(corpus: Corpus, seen: Iterable[np.ndarray[Any, np.dtype[np.int64]]]) -> None:
-    """Hashes of eight bytes first, which fit in memory for any corpus; names only where two hashes agree."""
+def twice(
+    seen: Iterable[np.ndarray[Any, np.dtype[np.int64]]], ids: Callable[[], Iterable[str]]
+) -> str | None:
+    """An id that occurs twice, or None. `seen` are the hashes of all `ids`, eight bytes each, which fit in memory for any
+    corpus; names are looked at only where two hashes agree.
+    """
     hashes = np.concatenate([np.empty(0, np.int64), *seen])
     values, counts = np.unique(hashes, return_counts=True)
     doubtful = set(values[counts > 1].tolist())
     if not doubtful:
-        return
-    names = Counter(
-        name for name in (str(one["sample_id"]) for one in corpus.samples()) if hash(name) in doubtful
-    )
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"sample {twice[0]} is in two shards of {corpus.name}@{corpus.version}; the plan is wrong"
-        )
+        return None
+    names = Counter(name for name in ids() if hash(name) in doubtful)
+    return next((name for name, count in names.items() if count > 1), None)
 
 
 def open_corpus(path: Path | str) -> Corpus:

@@ -34,6 +34,8 @@ from geodata.sources.naming import SCL, WHOLE, Named, Pattern, band_of, listed, 
 Offset = Literal["none", "remove", "baseline"]
 
 SENTINEL2_NAMES = "{tile}_{date:%Y%m%dT%H%M%S}_{band}.*"
+UNKNOWN = "unknown"
+"""In place of a date: that of no scene is known."""
 Member = tuple[int, cog.File, int]
 """Place of a band in the pixels, its file, and its number there."""
 _MARGIN = 3
@@ -59,7 +61,7 @@ def files(
 
     `root` (`~/` is the user's home) is a folder, a zip-shaped file or a folder in it (`/vsizip/{FILE.whl}/inner`), or a list of paths and
     http(s) addresses. `pattern` is matched against the end of each path: `{name}` is any text, `*` any text without
-    a name, `{date:%Y%m%d}` the date (or give `date` for all), `{band}` the band, `{gsd}` the pixel size of products that
+    a name, `{date:%Y%m%d}` the date (or give `date` for all, UNKNOWN where nobody tells it), `{band}` the band, `{gsd}` the pixel size of products that
     repeat bands at several; further names become properties, as do the fixed `properties` (baseline, orbit_pass ...;
     `license`, `attribution` and `redistribute` among them, which are "", "" and True when nobody says).
     `bands` are those to deliver. `layout` is, with `{band}`, how files call them ({'B02': 'blue'}; B2 for B02 is
@@ -74,10 +76,11 @@ def files(
     """
     known = sensor_called(sensor).pick(tuple(bands))
     naming = Pattern.of(pattern)
-    day = datetime.fromisoformat(date).date() if date else None
-    if day is None and "date" not in naming.fields:
+    day = datetime.fromisoformat(date).date() if date and date != UNKNOWN else None
+    if not date and "date" not in naming.fields:
         raise ValueError(
-            f"pattern {pattern!r} has no {{date:...}} and no date is given, so no scene has one; add either"
+            f"pattern {pattern!r} has no {{date:...}} and no date is given, so no scene has one; add either, or "
+            f"date={UNKNOWN!r}"
         )
     if unit in ("dB", "power") and known.unit != "dB":
         raise ValueError(
@@ -102,7 +105,7 @@ def files(
     told = [_told(one, day, fixed | dict(properties or {}), offset) for one in found]
     return FileSource(
         sensor=known,
-        found=tuple(sorted(told, key=lambda one: (one.date, one.scene_id))),
+        found=tuple(sorted(told, key=lambda one: (one.date or datetime.max.date(), one.scene_id))),
         layout=() if isinstance(layout, Mapping) else tuple(layout),
         unit=unit,
         nodata=nodata,
@@ -119,10 +122,10 @@ def _told(named: Named, day: date | None, fixed: Mapping[str, Value], offset: Of
         known["offset_applied_by"] = offset_remover(named.scene_id, known.get("baseline"))
     if "offset_applied_by" in known:
         known.setdefault("cloud_by", "scl" if SCL in named.assets else "none")
-    when = named.day or day
-    assert when is not None, "files() has checked that there is a date"
     nowhere = (0.0, 0.0, 0.0, 0.0)
-    return Scene(named.scene_id, "", when, 0, nowhere, tuple(named.assets.items()), tuple(known.items()))
+    return Scene(
+        named.scene_id, "", named.day or day, 0, nowhere, tuple(named.assets.items()), tuple(known.items())
+    )
 
 
 @dataclass(eq=False)
@@ -138,7 +141,7 @@ class FileSource:
     scenes: dict[str, Scene] = field(default_factory=dict)
 
     def search(self, grid: Grid, period: Period) -> list[Scene]:
-        """Scenes whose footprint meets the grid in the period, by date and id.
+        """Scenes whose footprint meets the grid in the period, by date and id, undated ones in any period and last.
 
         The first search opens one file of each scene in the period. Raises Missing, Transient or Corrupt when
         none of a scene's files can be opened.
@@ -146,7 +149,7 @@ class FileSource:
         outlines: dict[int, Bounds] = {grid.epsg: grid.bounds}
         chosen = []
         for found in self.found:
-            if found.date is None or found.date not in period:
+            if found.date is not None and found.date not in period:
                 continue
             scene = self.scenes.get(found.scene_id) or self._placed(found)
             if scene.epsg not in outlines:

@@ -215,6 +215,20 @@ def test_search_is_by_date_within_the_period_and_by_footprint(archive):
     assert len(source.search(chip_grid(lon, lat, 10.0, 16, epsg=32632), YEAR)) == 2
 
 
+def test_a_scene_whose_date_nobody_tells_has_none_in_any_period(tmp_path):
+    pixels = np.ones((1, 8, 8), np.uint16)
+    for name in ("a", "b-20200604"):
+        write(tmp_path / f"{name}.tif", pixels, 60.0)
+    options = {"bands": ("B02",), "layout": ("B02",)}
+    with pytest.raises(ValueError, match="no scene has one; add either, or date='unknown'"):
+        files(str(tmp_path), "sentinel2", "{place}.tif", **options)
+    undated = files(str(tmp_path), "sentinel2", "{place}.tif", date="unknown", **options)
+    long_ago = Period.from_text("1990-01-01/1991-01-01")
+    assert [scene.date for scene in undated.search(CHIP, long_ago)] == [None, None]
+    dated = files(str(tmp_path), "sentinel2", "{place}-{date:%Y%m%d}.tif", date="unknown", **options)
+    assert [str(scene.date) for scene in dated.search(CHIP, YEAR)] == ["2020-06-04"]
+
+
 def test_a_chip_half_outside_is_invalid_there_and_one_outside_is_missing(archive):
     source = opened(archive)
     half = Grid(EPSG, (10.0, 0.0, LEFT - 300, 0.0, -10.0, TOP), 60, 60)
