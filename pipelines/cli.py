@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,11 +205,13 @@ def _shown(name: str, overrides: list[str], home: Home) -> Any:
 def _spec_or_recipe(name: str, overrides: list[str]) -> Any:
     """A recipe by name, else a corpus of the user's own; the complaint names both kinds."""
     from geodata.corpus import load_spec, specs
+    from pipelines.published import PROTOCOLS
     from training import budget, recipe
 
     try:
         found = recipe.load(name, overrides)
-        return json.loads(found.dump()) | {"parameters": budget.counts(found)}
+        told = {"protocol": asdict(PROTOCOLS[name])} if name in PROTOCOLS else {}
+        return json.loads(found.dump()) | {"parameters": budget.counts(found)} | told
     except ValueError as not_recipe:
         try:
             return json.loads(load_spec(name, overrides).model_dump_json())
@@ -440,6 +443,34 @@ def prepare(
         if missing:
             raise RuntimeError(f"{name} cannot be prepared from {folder}: what it lacks is listed above")
         flows.make(name, str(folder), changes, str(home.root), workers, reuse)
+    else:
+        say(f"corpus {wanted.address} is sealed; nothing to do")
+    print(wanted.path)
+
+
+@app.command()
+def join(
+    name: Annotated[str, typer.Argument(help="What the corpus is to be called.")],
+    corpora: Annotated[
+        list[str], typer.Argument(metavar="CORPUS...", help="Sealed corpora: NAME@VERSION, or folders.")
+    ],
+    root: Root = RUNS,
+    version: Version = "1",
+    reuse: Reuse = False,
+    tracking: Tracking = None,
+) -> None:
+    """Make one corpus of several that were curated alike: their shards under one manifest, nothing decoded again.
+
+    Examples: `swath join samples terramesh@1 ssl4eo@1` · `swath join samples a@1 runs2/corpora/b@1 --version 2`
+    """
+    home = _prepared(root, tracking)
+    from pipelines import corpora as sealed
+    from pipelines import join as flows
+
+    found = [str(_opened(text, home).root) for text in corpora]
+    wanted = flows.wanted(name, found, home, version)
+    if sealed.sealed(wanted, reuse=reuse) is None:
+        flows.join(name, found, str(home.root), version, reuse)
     else:
         say(f"corpus {wanted.address} is sealed; nothing to do")
     print(wanted.path)

@@ -113,7 +113,7 @@ def _board(values: Mapping[str, Any], share: float, together: Sequence[str]) -> 
         scored=f"{here}; the paper: {protocol.scored_on}" if protocol else here,
         rows=tuple(rows),
         warnings=_warnings(name, protocol, values, together),
-        subset=_subset(data),
+        subset=" ".join(part for part in (_unfinished(values), _subset(data)) if part),
         verdicts=verdicts(ours, metric),
     )
 
@@ -123,7 +123,14 @@ def _row(cell: Mapping[str, Any], metric: str) -> Row:
     text = "–" if score["mean"] is None else f"{100 * score['mean']:.2f}"
     if score["spread"] is not None:
         text += f" ± {100 * score['spread']:.2f}"
-    return Row(cell["kind"], str(cell["arm"]), text, int(cell["seeds"]), _cost(cell))
+    note = "; ".join(part for part in (_stages(cell), _cost(cell)) if part)
+    return Row(cell["kind"], str(cell["arm"]), text, int(cell["seeds"]), note)
+
+
+def _stages(cell: Mapping[str, Any]) -> str:
+    """The accuracy of every stage, where a probe was asked of each."""
+    found = [one["mean"] for name, one in cell["scores"].items() if name.startswith("accuracy_stage_")]
+    return f"stages {', '.join(f'{100 * mean:.2f}' for mean in found)}" if found else ""
 
 
 def _cost(cell: Mapping[str, Any]) -> str:
@@ -148,6 +155,8 @@ def _warnings(
     if protocol is None:
         return ("no paper reports numbers by this protocol",)
     found = list(protocol.warnings)
+    if protocol.ours:
+        found.append(f"settings that no source states and are our choice: {', '.join(protocol.ours)}")
     seeds = max((int(cell["seeds"]) for cell in values["cells"] if cell["kind"] == "ours"), default=0)
     if seeds < protocol.repeats:
         found.append(f"the paper trains {protocol.repeats} times, ours {seeds}")
@@ -162,6 +171,13 @@ def _warnings(
                 f"{other} scores {beside.dataset} otherwise ({beside.metric} on {beside.scored_on}): do not compare"
             )
     return tuple(found)
+
+
+def _unfinished(values: Mapping[str, Any]) -> str:
+    """A plain statement where runs are still to come."""
+    if not values.get("missing"):
+        return ""
+    return f"{values['missing']} of {values['runs']} runs are not through yet: means are of the others."
 
 
 def _subset(data: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def transferred(wanted: Trials, home: Home, *, gpu: bool = False, reuse: bool = 
     write_atomic(folder / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
     tags = {"config.digest": wanted.artifact.fingerprint, "data.manifest": ", ".join(wanted.artifact.parents)}
     with tracking.tracked(home, "transfer", wanted.artifact.address, tags) as run:
-        run_trials(wanted.trials, home, gpu)
+        run_trials(wanted, home, gpu)
         compare_without(wanted)
         scores = summary(wanted)
         write_atomic(folder / "scores.json", json.dumps(scores, indent=1).encode())
@@ -91,11 +91,14 @@ def _tracked(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
 
 
 @task
-def run_trials(trials: Sequence[Trial], home: Home, gpu: bool) -> None:
-    """Train and score what has no scores yet, in parallel; every run is tracked under its own name."""
+def run_trials(wanted: Trials, home: Home, gpu: bool) -> None:
+    """Train and score what has no scores yet, in parallel; every run is tracked under its own name.
+
+    As soon as a run is through its scores are written, and with them the means of those that are.
+    """
     from training import worker
 
-    todo = [trial for trial in trials if not trial.scored]
+    todo = [trial for trial in wanted.trials if not trial.scored]
     if not todo:
         return
     steps = sum(trial.recipe.steps for trial in todo)
@@ -110,8 +113,13 @@ def run_trials(trials: Sequence[Trial], home: Home, gpu: bool) -> None:
             tail.tell = _counter(trial.folder, reached, line.at)
         open_now.enter_context(local_ray())
         jobs = [worker.Job(trial.recipe, trial.folder, _held_out(trial)) for trial in todo]
-        for trial, outcome in zip(todo, worker.run_many(jobs, use_gpu=gpu), strict=True):
-            write_atomic(trial.folder / "scores.json", json.dumps(_scored(trial, outcome), indent=1).encode())
+
+        def told(number: int, outcome: worker.Outcome) -> None:
+            scores = _scored(todo[number], outcome)
+            write_atomic(todo[number].folder / "scores.json", json.dumps(scores, indent=1).encode())
+            write_atomic(wanted.artifact.path / "scores.json", json.dumps(summary(wanted), indent=1).encode())
+
+        worker.run_many(jobs, use_gpu=gpu, told=told)
 
 
 def _held_out(trial: Trial) -> tuple[str, ...]:
@@ -169,7 +177,10 @@ def _beside(made: Artifact, share: float) -> Path:
 
 
 def summary(wanted: Trials) -> dict[str, Any]:
-    """What a board is made of: the data, and for each share and arm mean, spread and values of every score."""
+    """What a board is made of: the data, and for each share and arm mean, spread and values of every score.
+
+    Of runs that are through; `missing` says how many are not.
+    """
     corpus, first = wanted.corpus, wanted.trials[0].recipe.method
     held, split = corpus.counts()["split"], _held_out(wanted.trials[0])[-1]
     kind = str(getattr(first, "task").kind)  # noqa: B009
@@ -178,6 +189,8 @@ def summary(wanted: Trials) -> dict[str, Any]:
         "task": kind,
         "metric": headline(wanted.artifact.name, kind),
         "changed": list(wanted.changed),
+        "runs": len(wanted.trials),
+        "missing": sum(not trial.scored for trial in wanted.trials),
         "data": {
             "name": f"{corpus.name}@{corpus.version}",
             "fingerprint": corpus.fingerprint,
@@ -197,9 +210,14 @@ def _partial(corpus: Corpus) -> list[str]:
 
 
 def cells(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """One entry for each share and arm, in their order: scores over seeds, mean seconds, and the most memory."""
+    """One entry for each share and arm, in their order: scores over seeds, mean seconds, and the most memory.
+
+    Runs that have no scores yet are left out.
+    """
     found: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for trial in trials:
+        if not trial.scored:
+            continue
         row = json.loads((trial.folder / "scores.json").read_bytes())
         found.setdefault((trial.share, trial.arm), []).append(row)
     return [
@@ -220,6 +238,8 @@ def cells(trials: Iterable[Trial]) -> list[dict[str, Any]]:
 def _baselines(wanted: Trials) -> Iterator[dict[str, Any]]:
     for share in dict.fromkeys(trial.share for trial in wanted.trials):
         arms: dict[str, list[dict[str, Any]]] = {}
+        if not _beside(wanted.artifact, share).is_file():
+            continue
         for row in json.loads(_beside(wanted.artifact, share).read_bytes()):
             arms.setdefault(row["arm"], []).append(row)
         for arm, rows in arms.items():
@@ -252,14 +272,14 @@ def table(scores: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "from": cell["arm"],
             **({"labels": f"{cell['share']:g}"} if several else {}),
-            **{name: _said(cell["scores"][name]) for name in names},
+            **{name: _said(cell["scores"].get(name)) for name in names},
         }
         for cell in rows
     ]
 
 
-def _said(score: Mapping[str, Any]) -> str:
-    if score["mean"] is None:
+def _said(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["mean"] is None:
         return "-"
     return f"{score['mean']:.4f}" + (f" ± {score['spread']:.4f}" if score["spread"] is not None else "")
 

@@ -24,6 +24,8 @@ __all__ = ["RANDOM", "Trial", "Trials", "comparison", "protocols", "shares"]
 
 RANDOM = "random"
 SEEDS = 3
+SENSORS = ("hr", "s2", "s1")
+"""Where the spec of an encoder of several sensors says what each of them is."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def comparison(
 ) -> Trials:
     """Resolve a transfer: recipe NAME from each encoder (`name@version`, a folder, or `random`) with seeds 0 to n - 1.
 
-    Without a number of seeds the paper's is taken, three at least. Raises ValueError for anything that is not there,
+    Without a number of seeds the paper's is taken, three at least; an encoder that is fitted without steps is run once on
+    the same samples, since nothing about it is random. Raises ValueError for anything that is not there,
     before anything starts.
     """
     known = PROTOCOLS.get(name)
@@ -132,19 +135,21 @@ def comparison(
             f"a transfer needs an encoder and a seed, not {len(encoders)} and {count}; name `random` at least"
         )
     first = recipes.load(name, overrides)
-    asked, chosen_bands = first.streams["labelled"], getattr(first.method, "inputs", None)
+    asked = first.streams["labelled"]
     sources = {encoder: _encoder(encoder, home) for encoder in dict.fromkeys(encoders)}
     places = [_division(corpus or asked.corpus, seed, home) for seed in range(count)]
     starts = {encoder: _start(encoder, sources) for encoder in sources}
     for encoder, source in sources.items():
-        if source is not None and chosen_bands is None and _weights(source).is_dir():
-            _reads(encoder, _network(_weights(source)), asked.layers)
+        if source is not None and _weights(source).is_dir():
+            _reads(encoder, _network(_weights(source)), first.method, asked.layers)
     title = Path(name).stem if name.endswith((".json", ".yaml", ".yml")) else name
     place = home.place("transfer", title, version)
     trials = []
     for share in labels:
         for encoder, changes in starts.items():
             for seed, root in enumerate(places):
+                if not first.steps and sources[encoder] is not None and root in places[:seed]:
+                    continue  # fitted at once on the same samples: nothing is random
                 chosen = [*overrides, f"streams.labelled.corpus={root}", *changes, f"seed={seed}"]
                 chosen += [f"streams.labelled.share={share}"] if share != 1 else []
                 part = "" if share == 1 else f"-labels{share:g}"
@@ -226,7 +231,8 @@ def _start(encoder: str, sources: Mapping[str, Artifact | Path | None]) -> tuple
     if first is None:
         return ()
     network = _network(first)
-    network["inputs"] |= {"mean": [], "std": []}  # chance knows no statistics but those of these samples
+    for inputs in _inputs(network):
+        inputs |= {"mean": [], "std": []}  # chance knows no statistics but those of these samples
     return (f"method.encoder={json.dumps(network)}",)
 
 
@@ -240,13 +246,26 @@ def _network(place: Path) -> dict[str, Any]:
     return spec
 
 
-def _reads(encoder: str, network: Mapping[str, Any], layers: Sequence[str]) -> None:
-    layer = network["inputs"]["layer"]
-    if layer not in layers:
-        raise ValueError(
-            f"encoder {encoder} reads layer {layer!r}, the protocol feeds {', '.join(layers)}: choose an encoder of these "
-            "images, or another protocol"
-        )
+def _inputs(network: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an encoder's spec reads: its own pixels, and those of each of several sensors."""
+    parts = [network[name] for name in SENSORS if isinstance(network.get(name), dict)]
+    return [part["inputs"] for part in [network, *parts]]
+
+
+def _reads(encoder: str, network: dict[str, Any], method: Any, layers: Sequence[str]) -> None:
+    """Refuse an encoder that reads a layer which the protocol neither feeds nor has read in place of it."""
+    if getattr(method, "inputs", None) is not None:
+        return
+    sensors = {name: network[name]["inputs"] for name in SENSORS if isinstance(network.get(name), dict)}
+    chosen = getattr(method, "parts", ()) or sensors
+    instead = getattr(method, "reads", None)
+    wanted = [one for name, one in sensors.items() if name in chosen and getattr(instead, name, None) is None]
+    for one in wanted if sensors else [network["inputs"]]:
+        if one["layer"] not in layers:
+            raise ValueError(
+                f"encoder {encoder} reads layer {one['layer']!r}, the protocol feeds {', '.join(layers)}: choose an "
+                "encoder of these images, or another protocol"
+            )
 
 
 def _arm(encoder: str) -> str:

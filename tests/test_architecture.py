@@ -108,7 +108,7 @@ GEODATA_ROWS = (
     ("compose",),
     ("shards", "manifest"),
     ("earlier", "letters", "twins"),
-    ("build", "exports", "folders", "pictures", "stubs"),
+    ("build", "exports", "folders", "joining", "pictures", "stubs"),
     ("intake",),
     (
         "benchmarks",
@@ -161,16 +161,16 @@ TRAINING_ROWS = (
     ("weights", "tasks", "reconstruction"),
     ("checkpoint",),
     ("export",),
-    ("methods",),
+    ("methods", "probe", "probing"),
     ("protocols",),
-    ("evaluate", "mapping", "probe", "pictures", "looks", "record"),
+    ("evaluate", "known", "mapping", "pictures", "looks", "record", "regional"),
     ("loop", "budget"),
     ("profile",),
     ("baselines",),
     ("worker",),
     ("__main__",),
 )
-FLOWS = ("curate", "imports", "prepare", "pretrain", "transfer", "study")
+FLOWS = ("curate", "imports", "join", "prepare", "pretrain", "transfer", "study")
 
 
 @dataclass(frozen=True)

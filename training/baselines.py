@@ -161,7 +161,7 @@ def _shares(forest: Any, rows: NDArray[np.float32], width: int) -> NDArray[np.fl
 
 
 def _scored(method: Method, recipe: Recipe, split: str, votes: Any) -> Metric:
-    metric: Metric = cast(Any, method).metric()
+    metric: Metric = cast(Any, method).task.metric()
     batches = (samples for batch in held_out(recipe, split, BATCH) for samples in batch.values())
     for vectors, target in _rows(method, batches):
         if not len(vectors):

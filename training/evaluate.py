@@ -26,12 +26,18 @@ __all__ = ["evaluate", "held_out", "losses", "restore"]
 
 
 def restore(run_dir: Path | str, device: str = "cpu") -> tuple[Recipe, Method]:
-    """The recipe of a run and its method as of the newest checkpoint. Raises Missing when there is none."""
+    """The recipe of a run and its method as of the newest checkpoint. Raises Missing when there is none.
+
+    A method that is fitted comes back as it was before: it has no checkpoint, and fitting it again takes one pass.
+    """
     folder = Path(run_dir)
-    found = checkpoints.latest(folder / "checkpoints")
-    if found is None or not (folder / "recipe.json").is_file():
+    found, known = checkpoints.latest(folder / "checkpoints"), folder / "recipe.json"
+    recipe = Recipe.parse(known.read_text(encoding="utf-8")) if known.is_file() else None
+    if recipe is not None and not recipe.steps:
+        torch.manual_seed(recipe.seed)
+        return recipe, build(recipe.method).to(device)
+    if found is None or recipe is None:
         raise Missing(f"no checkpoint in {folder}; train there first")
-    recipe = Recipe.parse((folder / "recipe.json").read_text(encoding="utf-8"))
     method = build(recipe.method)
     checkpoints.load(found, method, digest=recipe.digest)
     return recipe, method.to(device)

@@ -1,8 +1,8 @@
 """A finished run put to use: its task on scenes of any size, in memory that does not grow with them.
 
 The scene comes in strips as high as a window and leaves as rows of class values. Windows overlap and their logits are
-averaged before anything is decided, as `sliding` does for images that fit; here only the rows that a window may
-still touch are kept.
+averaged before anything is decided, as `sliding` does for images that fit, except that they fade out towards their borders
+(`taper`): a map is looked at, and should not show where they end. Only the rows that a window may still touch are kept.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torch import Tensor
 from geodata.errors import Missing
 from geodata.sensors import SENSORS
 from training.encoders import Inputs
+from training.encoders.spatiotemporal import Spatiotemporal
 from training.evaluate import restore
 from training.feed import Samples, once
 from training.methods.finetune import FineTune
 from training.metrics import IGNORE
 from training.recipe import Recipe, Stream
-from training.sliding import offsets
+from training.sliding import offsets, taper
 from training.views import whole
 
 __all__ = ["Mapper", "Read", "strips"]
@@ -47,6 +48,10 @@ class Mapper:
             raise ValueError(
                 f"{run_dir} is a run of {kind}, which says no class of each pixel of a scene; choose a run of segment "
                 "or change"
+            )
+        if isinstance(method.encoder, Spatiotemporal):
+            raise ValueError(
+                f"{run_dir} looks at several sensors at once, a scene is of one: choose a run of one sensor"
             )
         self.recipe, self.device = recipe, device
         self.method = method.eval()
@@ -128,7 +133,8 @@ def strips(
     nodata: int,
     batch: int = 8,
 ) -> Iterator[tuple[int, Tensor, NDArray[np.bool_]]]:
-    """What `sliding` gives of a scene of `shape` (H, W), in rows as soon as no window can touch them any more.
+    """Logits of a scene of `shape` (H, W), the mean over windows weighed by `taper`, in rows as soon as no window can touch
+    them any more.
 
     Yields (row, logits (classes, h, W), valid (h, W)). Windows are all `size` x `size`: a smaller scene is filled up with
     nodata. A window without any data is not looked at. `batch` windows are looked at at once; besides them a strip of
@@ -136,7 +142,7 @@ def strips(
     """
     height, width = shape
     tops, lefts = offsets(height, size, stride), offsets(width, size, stride)
-    total, seen = torch.zeros(classes, size, width), torch.zeros(size, width)
+    total, seen, weights = torch.zeros(classes, size, width), torch.zeros(size, width), taper(size)
     for top, below in zip(tops, [*tops[1:], height], strict=True):
         pixels, valid = read(top, size)
         pixels = _filled(pixels, size, nodata)
@@ -146,10 +152,11 @@ def strips(
             windows = np.stack([pixels[..., left : left + size] for left in some])
             for left, found in zip(some, logits(windows).float().cpu(), strict=True):
                 columns = slice(left, min(left + size, width))
-                total[..., columns] += found[..., : columns.stop - left]
-                seen[:, columns] += 1
+                inside = weights[:, : columns.stop - left]
+                total[..., columns] += inside * found[..., : columns.stop - left]
+                seen[:, columns] += inside
         done = below - top
-        yield top, total[:, :done] / seen[:done].clamp(min=1), valid[:done]
+        yield top, total[:, :done] / torch.where(seen[:done] > 0, seen[:done], 1.0), valid[:done]
         total = torch.cat([total[:, done:], torch.zeros(classes, done, width)], 1)
         seen = torch.cat([seen[done:], torch.zeros(done, width)])
 

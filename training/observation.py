@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from training.augment import PADDING, UNDATED, changed, prepare
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from training.encoders import Inputs
     from training.feed import Samples
 
-__all__ = ["Observation", "Turns", "observed", "turned"]
+__all__ = ["Observation", "Turns", "cropped", "cut", "observed", "scaled", "thinned", "turned"]
 
 Turns = Literal["none", "across", "flips", "dihedral"]
 """How images may be turned: not at all, left to right, both ways, or both ways and by quarter turns."""
@@ -87,6 +88,66 @@ def observed(samples: Samples, inputs: Mapping[str, Inputs], region: Tensor | No
         dates = (torch.full_like(days[name][:, 0], date) for date in range(days[name].shape[1]))
         images[name] = torch.stack([prepare(samples, wanted, date) for date in dates], 1)
     return Observation(images, days, {name: days[name] != PADDING for name in days}, region)
+
+
+def thinned(seen: Observation, most: int, *, chosen: Literal["evenly", "at random"]) -> Observation:
+    """At most `most` dates of each sensor, in order of time, of those that are there."""
+    parts: list[dict[str, Tensor]] = [{}, {}, {}]
+    for name, present in seen.present.items():
+        count = present.sum(1, keepdim=True)  # (B, 1)
+        order = (~present).int().argsort(dim=1, stable=True)  # those that are there first, in time
+        if chosen == "at random":
+            chance = torch.rand(present.shape).to(present.device)
+            picked = chance.masked_fill(~present, 2.0).argsort(1)[:, :most].sort(1).values
+        else:
+            each = torch.arange(min(most, present.shape[1]), device=present.device).expand(len(present), -1)
+            spread = (each * (count - 1) / max(most - 1, 1)).round().long()
+            picked = order.gather(1, torch.where(count > most, spread, each))
+        rows = torch.arange(len(picked), device=picked.device)[:, None]
+        for found, values in zip(parts, (seen.images, seen.days, seen.present), strict=True):
+            found[name] = values[name][rows, picked]
+    return replace(seen, images=parts[0], days=parts[1], present=parts[2])
+
+
+def scaled(seen: Observation, side: int, cell: int) -> Observation:
+    """Images of the first sensor brought to `side` pixels, of which `cell` are a cell's, the others to a pixel a cell."""
+    images = {}
+    for number, (name, image) in enumerate(seen.images.items()):
+        wanted = side if number == 0 else side // cell
+        flat = image.flatten(1, 2)
+        if flat.shape[-2:] != (wanted, wanted):
+            flat = F.interpolate(flat, (wanted, wanted), mode="bilinear", align_corners=False, antialias=True)
+        images[name] = flat.unflatten(1, image.shape[1:3])
+    return replace(seen, images=images)
+
+
+def cut(seen: Observation, cells: int, rows: slice, columns: slice) -> Observation:
+    """A window, in cells, of images that are `cells` high."""
+
+    def part(image: Tensor) -> Tensor:
+        scale = image.shape[-2] // cells
+        down, right = (slice(scale * one.start, scale * one.stop) for one in (rows, columns))
+        return image[..., down, right]
+
+    return replace(seen, images={name: part(image) for name, image in seen.images.items()})
+
+
+def cropped(
+    seen: Observation,
+    cells: int,
+    size: int,
+    labels: Tensor | None = None,
+    generator: Generator | None = None,
+) -> tuple[Observation, Tensor | None]:
+    """A random window of `size` cells, one for the batch, of places that are `cells` square; labels (B, H', W') with it."""
+    top, left = torch.randint(cells - size + 1, (2,), generator=generator).tolist()
+    found = cut(seen, cells, slice(top, top + size), slice(left, left + size))
+    if labels is None:
+        return found, None
+    scale = labels.shape[-1] // cells
+    return found, labels[
+        ..., scale * top : scale * (top + size), scale * left : scale * (left + size)
+    ].contiguous()
 
 
 def turned(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,14 @@ __all__ = [
     "fit",
     "knn",
     "labelled",
+    "line",
     "linear",
     "networks",
     "pooled",
     "stage_maps",
     "staged",
     "viewed",
+    "votes",
 ]
 
 STAGES = 4  # of an encoder that has none of its own: quarters of its depth
@@ -53,16 +56,24 @@ def labelled(batches: Iterable[Samples], label: str = "class") -> Iterator[tuple
         yield samples, torch.where(codes < 0, IGNORE, codes)
 
 
-def features(encoder: Encoder, batches: Labelled, stage: int | None = None, *, grid: int = 1) -> Known:
+def features(
+    encoder: Encoder,
+    batches: Labelled,
+    stage: int | None = None,
+    *,
+    grid: int = 1,
+    shown: Callable[[Encoder, Samples], Any] | None = None,
+) -> Known:
     """What an encoder says of every sample: the class token, or the mean of the patches where it has none.
 
-    With `stage`, from 0, the map of that stage instead (`staged`). On the encoder's device; what comes back is on the
-    host. Raises ValueError when no sample has a label.
+    With `stage`, from 0, the map of that stage instead (`staged`). What it is shown of samples are their `viewed` images,
+    or what `shown` makes of them. On the encoder's device; what comes back is on the host. Raises ValueError when no
+    sample has a label.
     """
     if stage is not None:
         found, classes = staged(encoder, batches, grid=grid)
         return found[stage], classes
-    rows, classes = _over(encoder, batches, lambda images: [pooled(encoder, images)])
+    rows, classes = _over(encoder, batches, lambda images: [pooled(encoder, images)], shown)
     return rows[0], classes
 
 
@@ -109,32 +120,40 @@ def viewed(encoder: Encoder, samples: Samples) -> Tensor:
     return images[..., top : top + height, left : left + width]
 
 
-def knn(train: Known, test: Known, k: int = 20, temperature: float = 0.07) -> float:
-    """The share of test samples named rightly by their `k` nearest of the training ones.
+def votes(train: Known, asked: Tensor, k: int = 20, temperature: float = 0.07) -> Tensor:
+    """What the `k` nearest training samples say of each row `asked` (n, D): votes (n, K).
 
     Nearness is the cosine; a neighbour votes with exp(cosine / temperature) (Wu et al. 2018, sec. 3.4; DINO, app. F).
     With fewer training samples, all vote.
     """
-    (rows, classes), (asked, truth) = train, test
-    rows, asked = F.normalize(rows.float(), dim=1), F.normalize(asked.float(), dim=1)
-    count = int(classes.max()) + 1
-    right = 0
-    for some, names in zip(asked.split(1024), truth.split(1024), strict=True):
+    rows, classes = F.normalize(train[0].float(), dim=1), train[1]
+    asked = F.normalize(asked.float(), dim=1)
+    found = asked.new_zeros(len(asked), int(classes.max()) + 1)
+    for some, mine in zip(asked.split(1024), found.split(1024), strict=True):
         near, which = (some @ rows.T).topk(min(k, len(rows)), dim=1)  # (b, k)
-        votes = near.new_zeros(len(some), count)
-        votes.scatter_add_(1, classes[which], (near / temperature).exp())
-        right += int((votes.argmax(1) == names).sum())
-    return right / len(truth)
+        mine.scatter_add_(1, classes[which], (near / temperature).exp())
+    return found
+
+
+def knn(train: Known, test: Known, k: int = 20, temperature: float = 0.07) -> float:
+    """The share of test samples that the `votes` of the training ones name rightly."""
+    guess = votes(train, test[0], k, temperature).argmax(1)
+    return float((guess == test[1]).double().mean())
 
 
 def linear(train: Known, test: Known, decay: float = 1e-3) -> float:
-    """The share of test samples that `fit` on the training ones names rightly; features standardised by the latter."""
-    (rows, classes), (asked, truth) = train, test
+    """The share of test samples that the `line` of the training ones names rightly."""
+    guess = line(train, decay)(test[0]).argmax(1)
+    return float((guess == test[1]).float().mean())
+
+
+def line(train: Known, decay: float = 1e-3) -> Callable[[Tensor], Tensor]:
+    """From features (n, D) to logits (n, K): `fit`, on features standardised by the training ones."""
+    rows, classes = train
     deviation, mean = torch.std_mean(rows.float(), dim=0, correction=0)
     scale = deviation.clamp(min=1e-6)
     weight, bias = fit((rows.float() - mean) / scale, classes, decay)
-    guess = ((asked.float() - mean) / scale @ weight.T + bias).argmax(1)
-    return float((guess == truth).float().mean())
+    return lambda asked: (asked.float() - mean) / scale @ weight.T + bias
 
 
 def fit(rows: Tensor, classes: Tensor, decay: float, steps: int = 500) -> tuple[Tensor, Tensor]:
@@ -183,9 +202,13 @@ def networks(method: nn.Module) -> tuple[Encoder, Encoder] | None:
 
 @torch.no_grad()
 def _over(
-    encoder: Encoder, batches: Labelled, look: Callable[[Tensor], list[Tensor]]
+    encoder: Encoder,
+    batches: Labelled,
+    look: Callable[[Tensor], list[Tensor]],
+    shown: Callable[[Encoder, Samples], Any] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """What `look` makes of the images of every labelled sample, in evaluation mode, and the classes (N,)."""
+    shown = shown or viewed
     device = next(encoder.parameters()).device
     rows: list[list[Tensor]] = []
     classes = []
@@ -193,7 +216,7 @@ def _over(
         for samples, labels in batches:
             names = _named(labels.cpu())
             known = names != IGNORE
-            found = look(viewed(encoder, samples.to(device)))
+            found = look(shown(encoder, samples.to(device)))
             rows.append([part.float().cpu()[known] for part in found])
             classes.append(names[known].long())
     if not classes or not sum(len(part) for part in classes):

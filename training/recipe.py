@@ -186,14 +186,15 @@ class Recipe(Settings):
     `batch` counts samples of all streams on all ranks in one step of the optimizer; streams share it by weight.
     `activations` are kept for the backward pass, or computed again in it: all of a layer's, or ('selective') all but
     matrix products and attention. With `validate_every` the losses of the validation split are taken every so many
-    steps, and the checkpoint with the least is kept besides the newest. `name` is the address it was loaded from.
+    steps, and the checkpoint with the least is kept besides the newest. `name` is the address it was loaded from. A
+    method that is fitted takes 0 `steps`, and what is said of them means nothing there.
     """
 
     name: str = ""
     method: SerializeAsAny[MethodSpec]
     streams: dict[str, Stream] = Field(min_length=1)
     batch: int = Field(ge=1)
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0)
     optim: AnyOptimizer = Optimizer()
     schedule: AnySchedule = Cosine()
     accumulate: int = Field(1, ge=1)
@@ -215,6 +216,16 @@ class Recipe(Settings):
         if not isinstance(value, MethodSpec):
             raise ValueError(f"method is the Spec of a method file, not {type(value).__name__}")
         return value
+
+    @model_validator(mode="after")
+    def _steps_or_none(self) -> Self:
+        if bool(self.steps) == self.method.fitted:
+            raise ValueError(
+                f"steps={self.steps} is refused: a method that is fitted at once takes 0"
+                if self.steps
+                else "steps=0 is refused: a method that learns by steps needs a number greater than 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_shares(self) -> Self:

@@ -29,7 +29,11 @@ __all__ = ["Viewing", "drawn", "whole", "zoomed"]
 
 
 class Viewing(BaseModel):
-    """How chips become what the encoder sees; all but `side` in training alone."""
+    """How chips become what the encoder sees; all but `side` and `dates` in training alone.
+
+    For an encoder of several sensors `side` is that of its first sensor's images, the others get a pixel a cell, and
+    `crop` counts cells.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +43,9 @@ class Viewing(BaseModel):
     crop: int | None = Field(None, gt=0)  # pixels a side of what is cut; None: as large as the chip
     turns: Literal["none", "across", "flips", "dihedral"] = "dihedral"
     colour: Colour | None = None
+    dates: int | None = Field(
+        None, gt=0
+    )  # of each of several sensors, drawn in training, else evenly spread; None: all
 
     @model_validator(mode="after")
     def _one_cut(self) -> Viewing:

@@ -12,11 +12,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -24,9 +24,11 @@ import ray.train.torch
 import torch
 
 from training import evaluate as evaluation
-from training.feed import Feed
+from training.checkpoint import environment, write_json, write_text
+from training.feed import Feed, once
 from training.loop import NonFiniteError, Sink, Summary, read_summary, standing, train
 from training.meter import forget_peak, memory
+from training.methods import Method
 from training.recipe import Recipe
 
 __all__ = ["Job", "Outcome", "cluster", "fit", "run_many"]
@@ -130,10 +132,17 @@ def fit(
     return summary
 
 
-def run_many(jobs: Sequence[Job], *, cpus_per_job: float = 1.0, use_gpu: bool = False) -> list[Outcome]:
+def run_many(
+    jobs: Sequence[Job],
+    *,
+    cpus_per_job: float = 1.0,
+    use_gpu: bool = False,
+    told: Callable[[int, Outcome], None] = lambda number, outcome: None,
+) -> list[Outcome]:
     """Train and score every job as a Ray task of its own, as many at once as the cluster holds; results in order.
 
-    A job that was finished before is only scored. Raises what the first failing job raised, after all have ended.
+    A job that was finished before is only scored. `told` hears of each, by its number, as soon as it has ended. Raises
+    what the first failing job raised, after all have ended.
     """
     _check_room(1, cpus_per_job, use_gpu=use_gpu)
     task = ray.remote(num_cpus=cpus_per_job, num_gpus=1 if use_gpu else 0, max_retries=2)(_run_one)
@@ -143,7 +152,11 @@ def run_many(jobs: Sequence[Job], *, cpus_per_job: float = 1.0, use_gpu: bool = 
         )
         for job in jobs
     ]
-    ray.wait(pending, num_returns=len(pending))
+    left = list(pending)
+    while left:
+        (ended, *_), left = ray.wait(left, num_returns=1)
+        with suppress(ray.exceptions.RayTaskError):  # raised below, when the others are through
+            told(pending.index(ended), ray.get(ended))
     try:
         return list(ray.get(pending))
     except ray.exceptions.RayTaskError as error:
@@ -177,8 +190,12 @@ def _run_one(text: str, run_dir: str, splits: tuple[str, ...], use_gpu: bool, pa
     torch.set_num_threads(1)
     device = "cuda" if use_gpu else "cpu"
     forget_peak(device)
-    summary = train(Recipe.parse(text), run_dir, device=device)
-    recipe, method = evaluation.restore(run_dir, device)
+    recipe = Recipe.parse(text)
+    if recipe.steps:
+        summary = train(recipe, run_dir, device=device)
+        recipe, method = evaluation.restore(run_dir, device)
+    else:
+        summary, recipe, method = _fitted(recipe, Path(run_dir), device)
     began, batch = (
         time.monotonic(),
         min(32, recipe.batch),
@@ -188,6 +205,24 @@ def _run_one(text: str, run_dir: str, splits: tuple[str, ...], use_gpu: bool, pa
         for split in splits
     }
     return Outcome(Path(run_dir), summary, scores, time.monotonic() - began, memory(device))
+
+
+def _fitted(recipe: Recipe, folder: Path, device: str) -> tuple[Summary, Recipe, Method]:
+    """What a recipe without steps comes to: its method, after one look at every training sample.
+
+    Nothing is kept but the record, since looking again gives the same.
+    """
+    recipe, _, _ = standing(recipe, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.json", recipe.dump())
+    write_json(folder / "environment.json", environment())
+    began = time.monotonic()
+    recipe, method = evaluation.restore(folder, device)
+    (stream,) = recipe.streams.values()
+    cast(Any, method.eval()).fit(samples.to(device) for samples in once(stream, min(32, recipe.batch)))
+    summary = Summary(recipe.name, recipe.digest, 0, {}, time.monotonic() - began, "")
+    write_json(folder / "done.json", asdict(summary))
+    return summary, recipe, method
 
 
 def _absolute(recipe: Recipe) -> Recipe:

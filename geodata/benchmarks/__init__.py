@@ -81,7 +81,8 @@ class Published(Protocol):
 class Benchmark:
     """A data set as one protocol uses it.
 
-    `splits` are the numbers of samples there should be; what is there may be a part of them, and is then said to be.
+    `splits` are the numbers of samples there should be, or `total` where those of splits are nowhere stated; what is there
+    may be a part of them, and is then said to be.
     `protocols` are ids of the published protocols that it serves, `metric` the one they report. Layers other than the mask
     are pictures; `shard_rows` bounds what one worker writes at a time.
     """
@@ -100,6 +101,7 @@ class Benchmark:
     contained: tuple[str, ...]
     reader: Published
     shard_rows: int = 1024
+    total: int = 0
 
     @property
     def dense(self) -> bool:
@@ -139,11 +141,13 @@ class Benchmark:
 
     def partial(self, found: Mapping[str, int]) -> list[str]:
         """Where samples found by split are not as many as there should be: one phrase a split, none when all are."""
-        return [
+        short = [
             f"{name} has {found.get(name, 0):,} of {count:,}"
             for name, count in self.splits.items()
             if found.get(name, 0) != count
         ]
+        there = sum(found.values())
+        return [*short, f"{there:,} of {self.total:,} are there"] if self.total not in (0, there) else short
 
 
 def check(benchmark: Benchmark, root: Path) -> list[str]:

@@ -46,7 +46,7 @@ CLASSES = tuple(COUNTS)
 LICENSE = "research only"
 ATTRIBUTION = "AID, Xia et al. 2017; images from Google Earth"
 SHARES = {f"tr{percent}_{seed}": (percent / 100, seed) for percent in (20, 50) for seed in range(3)}
-_PROTOCOLS = {0.2: ("pera_aid_tr20", "skysense_aid_tr20"), 0.5: ("skysense_aid_tr50",)}
+_PROTOCOLS = {0.2: ("pera_aid_tr20", "skysense_aid_tr20", "aid_tr20_knn"), 0.5: ("skysense_aid_tr50",)}
 
 
 def names() -> dict[str, list[str]]:

@@ -67,6 +67,6 @@ def table(classes: Mapping[str, Sequence[str]], shares: Mapping[str, tuple[float
 @functools.cache
 def listed(dataset: str, column: str) -> Mapping[str, str]:
     """The published split of each key of a data set."""
-    place = importlib.resources.files("geodata") / "benchmarks" / "splits" / f"{dataset}.csv.gz"
+    place = importlib.resources.files("geodata.benchmarks") / "splits" / f"{dataset}.csv.gz"
     rows = csv.DictReader(io.StringIO(gzip.decompress(place.read_bytes()).decode()))
     return {row["path"]: row[column] for row in rows}

@@ -111,6 +111,8 @@ def _image(prefix: str, path: Path, day: date) -> Layer:
     return stack(sensor, stored[None], TERMS, [day], names=(path.name,), gsd=GSD_M)
 
 
+_MORE = {"mm": ("", "_prototypes")}
+"""What is added to the name of a way, where it serves several protocols."""
 _SENSORS = {"ps": PLANET, "s2": SENTINEL2_L2A, "s1": SENTINEL1}
 
 
@@ -122,7 +124,7 @@ def _as(way: str, prefixes: tuple[str, ...]) -> Benchmark:
         classes=CLASSES,
         sensors=(*(_SENSORS[name] for name in prefixes), MASK),
         splits={"train": 55 * 24, "val": 10 * 24, "test": 10 * 24},
-        protocols=(f"skysense_dynamicearthnet_{way}",),
+        protocols=tuple(f"skysense_dynamicearthnet_{way}{more}" for more in _MORE.get(way, ("",))),
         metric="miou",
         url="https://mediatum.ub.tum.de/1650201",
         license=TERMS[0],

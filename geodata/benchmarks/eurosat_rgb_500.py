@@ -18,7 +18,12 @@ BENCHMARKS = (
         classes=CLASSES,
         sensors=(PHOTO,),
         splits={"train": 3500, "val": 750, "test": 750},
-        protocols=("eurosat_rgb_500_finetune", "eurosat_rgb_500_probe"),
+        protocols=(
+            "eurosat_rgb_500_finetune",
+            "eurosat_rgb_500_probe",
+            "eurosat_rgb_500_knn",
+            "eurosat_rgb_500_stages",
+        ),
         metric="oa",
         url=URL,
         license=LICENSE,

@@ -64,7 +64,13 @@ SHARES = {f"tr10_{seed}": (0.1, seed) for seed in range(3)} | {
 }
 _PROTOCOLS = {
     0.1: ("skysense_resisc45_tr10",),
-    0.2: ("gersp_resisc45", "mtp_resisc45", "skysense_resisc45_tr20"),
+    0.2: (
+        "gersp_resisc45",
+        "mtp_resisc45",
+        "skysense_resisc45_tr20",
+        "resisc45_tr20_knn",
+        "resisc45_tr20_stages",
+    ),
 }
 
 

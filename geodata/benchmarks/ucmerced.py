@@ -36,6 +36,7 @@ CLASSES = (
 LICENSE = "public domain (USGS)"
 ATTRIBUTION = "UC Merced Land Use, Yang and Newsam 2010; images from the USGS National Map"
 SHARES = {f"tr{percent}_{seed}": (percent / 100, seed) for percent in (50, 80) for seed in range(3)}
+_PROTOCOLS = {0.5: ("pera_ucm_tr50", "ucmerced_tr50_knn"), 0.8: ("pera_ucm_tr80",)}
 
 
 def names() -> dict[str, list[str]]:
@@ -53,7 +54,7 @@ def _as(way: str) -> Benchmark:
         classes=CLASSES,
         sensors=(PHOTO,),
         splits={"train": train, "test": 2_100 - train},
-        protocols=(f"pera_ucm_tr{round(share * 100)}",),
+        protocols=_PROTOCOLS[share],
         metric="oa",
         url="http://weegee.vision.ucmerced.edu/datasets/landuse.html",
         license=LICENSE,

@@ -142,3 +142,6 @@ def test_a_part_of_a_data_set_is_said_to_be_one():
     benchmark = benchmarks.find("ucmerced_tr80_0")
     assert benchmark.partial({"train": 1680, "test": 420}) == []
     assert benchmark.partial({"train": 3}) == ["train has 3 of 1,680", "test has 0 of 420"]
+    folds = benchmarks.find("pastis_run1")  # how large its folds are is not printed
+    assert folds.partial({"train": 1450, "val": 490, "test": 493}) == []
+    assert folds.partial({"train": 12}) == ["12 of 2,433 are there"]

@@ -66,6 +66,17 @@ PRINTED = [
     ("skysense_bigearthnet_s2", "SkySense", "map_micro", 88.67, None, 0.1),
     ("skysense_fmow_s2", "SkySense", "top5", 87.27, None, 1),
     ("skysense_dynamicearthnet_s2", "SkySense", "scs", 18.0, None, 1),
+    ("skysense_bigearthnet_mm", "SkySense, S2 and S1", "map_micro", 92.21, None, 1),
+    ("skysense_dynamicearthnet_mm", "SkySense, Planet, S2 and S1", "mean_iou", 47.7, None, 1),
+    (
+        "skysense_dynamicearthnet_mm_prototypes",
+        "SkySense, Planet, with prototypes",
+        "mean_iou",
+        47.0,
+        None,
+        1,
+    ),
+    ("skysense_pastis_mm", "SkySense, S2 and S1 series", "accuracy", 84.8, None, 1),
     ("skysense_isaid", "SatLas", "mean_iou", 68.71, None, 1),
     ("mtp_eurosat", "ImageNet InternImage-XL", "accuracy", 99.30, None, 1),
     ("mtp_oscd", "MTP ViT-L+RVSA", "change_f1", 55.92, None, 1),
@@ -120,6 +131,13 @@ def test_a_part_of_a_benchmark_is_said_plainly(tmp_path):
     assert any("settings other than the protocol's: steps=60" in one for one in found.warnings)
 
 
+def test_a_transfer_that_is_not_through_is_said_to_be_so(tmp_path):
+    (found,) = board(tmp_path, scores() | {"runs": 6, "missing": 2})
+    assert found.subset == "2 of 6 runs are not through yet: means are of the others."
+    (found,) = report.collect(tmp_path / "one0@1").boards
+    assert "2 of 6 runs" in found.subset and {row.name for row in found.rows} >= {ARM, RANDOM}
+
+
 def test_protocols_of_one_data_set_that_differ_are_kept_apart(tmp_path):
     both = board(tmp_path, scores(), scores("mtp_eurosat"))
     assert any("mtp_eurosat scores EuroSAT otherwise" in one for one in both[0].warnings)
@@ -154,3 +172,29 @@ def test_the_headline_of_a_task_is_its_own_where_no_paper_says_another():
     assert scoreboard.headline("bfm_potsdam", "segment") == "mean_f1"
     assert scoreboard.headline("kampala", "segment") == "mean_iou"
     assert scoreboard.headline("pairs", "change") == "change_f1"
+
+
+def test_settings_that_no_source_states_are_named_by_keys_the_recipe_has(tmp_path):
+    for name, protocol in published.PROTOCOLS.items():
+        tree = json.loads(load(name).dump())
+        for key in protocol.ours:
+            value = tree
+            for part in key.split("."):
+                assert part in value, f"{name} has no setting {key}"
+                value = value[part]
+            assert value is not None, f"{name} leaves {key} alone"
+    (found,) = board(
+        tmp_path, scores("pera_levir_cd", "change_f1", [cell("ours", ARM, [0.9], metric="change_f1")])
+    )
+    said = "settings that no source states and are our choice: optim.weight_decay, method.views.area"
+    assert said in found.warnings
+    text = page.render(page.Page(title="t", sentence="s", boards=(found,)))
+    assert said in text
+
+
+def test_accuracies_of_the_stages_stand_beside_that_of_the_last(tmp_path):
+    many = {f"accuracy_stage_{n}": scoreboard.spread([n / 10]) for n in (1, 2)}
+    one = cell("ours", ARM, [0.2])
+    one["scores"] |= many
+    (found,) = board(tmp_path, scores("eurosat_rgb_500_stages", cells=[one]))
+    assert found.rows[0].note.startswith("stages 10.00, 20.00; 61 s to train")

@@ -9,6 +9,7 @@ import pytest
 from geodata.files import write_atomic
 from pipelines import transfer, trials
 from pipelines.settings import Home
+from training import recipe as recipes
 
 COSTS = {"train_seconds": 2.0, "score_seconds": 1.0, "memory_gb": 0.5}
 
@@ -31,6 +32,13 @@ def test_a_cell_is_the_mean_and_the_sample_spread_over_seeds_in_the_order_of_the
         assert score["spread"] == pytest.approx(statistics.stdev(many))
         assert score["values"] == list(many)
         assert cell["seeds"] == 3 and cell["memory_gb"] == 0.5
+
+
+def test_runs_that_are_not_through_are_left_out(tmp_path):
+    runs = [trial(tmp_path, "random", seed, accuracy=0.5 + seed / 10) for seed in range(3)]
+    (runs[1].folder / "scores.json").unlink()
+    (found,) = transfer.cells(runs)
+    assert found["seeds"] == 2 and found["scores"]["accuracy"]["values"] == [0.5, 0.7]
 
 
 def test_shares_of_the_labels_are_cells_of_their_own(tmp_path):
@@ -64,9 +72,9 @@ def test_the_arms_are_called_as_the_report_groups_them():
 
 
 def test_a_benchmark_stands_for_its_protocols_and_a_protocol_for_itself():
-    both = ("eurosat_rgb_500_finetune", "eurosat_rgb_500_probe")
-    assert trials.protocols(["eurosat_rgb_500"]) == both
-    assert trials.protocols([both[1], "eurosat_rgb_500"]) == both[::-1]
+    all_four = tuple(f"eurosat_rgb_500_{way}" for way in ("finetune", "probe", "knn", "stages"))
+    assert trials.protocols(["eurosat_rgb_500"]) == all_four
+    assert trials.protocols([all_four[1], "eurosat_rgb_500"]) == tuple(all_four[at] for at in (1, 0, 2, 3))
     assert trials.protocols(["finetune.segment_smoke"]) == ("finetune.segment_smoke",)
     with pytest.raises(
         ValueError, match=r"'eurosatt' is neither a protocol nor a benchmark; benchmarks are .*aid"
@@ -107,9 +115,18 @@ def test_random_is_the_network_of_the_first_encoder_without_its_statistics(tmp_p
 
 def test_an_encoder_of_other_images_is_refused_before_anything_starts(tmp_path):
     network = trials._network(exported(tmp_path / "a", layer="s2"))
-    trials._reads("a", network, ("s2", "mask"))
+    plain = recipes.load("eurosat_rgb_500_probe").method
+    trials._reads("a", network, plain, ("s2", "mask"))
     with pytest.raises(ValueError, match="encoder a reads layer 's2', the protocol feeds hr, mask"):
-        trials._reads("a", network, ("hr", "mask"))
+        trials._reads("a", network, plain, ("hr", "mask"))
+    part = {"inputs": {"layer": "s2"}}
+    whole = {"inputs": {"layer": "hr"}, "hr": {"inputs": {"layer": "hr"}}, "s2": part, "s1": None}
+    fused = recipes.load("skysense_bigearthnet_mm").method  # has no use for the encoder of fine images
+    trials._reads("a", whole, fused, ("s2", "s1"))
+    planet = recipes.load("skysense_dynamicearthnet_mm").method  # lets it read Planet instead
+    trials._reads("a", whole, planet, ("ps", "s2", "s1"))
+    with pytest.raises(ValueError, match="reads layer 's2', the protocol feeds ps, s1"):
+        trials._reads("a", whole, planet, ("ps", "s1"))
 
 
 def test_divisions_of_one_benchmark_are_told_from_names_that_merely_end_in_numbers():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import scipy.signal
 import torch
 import torch.nn.functional as F
 from affine import Affine
@@ -19,7 +20,6 @@ from training.loop import train
 from training.mapping import Mapper, strips
 from training.methods import finetune
 from training.recipe import Optimizer, Recipe, Stream, replace
-from training.sliding import sliding
 from training.tasks import change, segment
 
 INPUTS = Inputs(layer="s2", bands=("B04", "B02"))
@@ -79,7 +79,7 @@ def convolution(windows: np.ndarray) -> torch.Tensor:
     ("height", "width", "size", "stride", "batch"),
     [(23, 31, 8, 5, 3), (40, 9, 8, 8, 8), (16, 16, 16, 4, 1), (12, 50, 12, 7, 4)],
 )
-def test_strips_are_sliding_windows(height, width, size, stride, batch):
+def test_strips_are_windows_that_fade_out_towards_their_borders(height, width, size, stride, batch):
     whole = np.random.default_rng(0).integers(1, 9, (2, 3, height, width)).astype(np.int16)
     asked = []
 
@@ -88,14 +88,15 @@ def test_strips_are_sliding_windows(height, width, size, stride, batch):
         return whole[..., top : top + rows, :], np.ones((min(rows, height - top), width), bool)
 
     found = list(strips(convolution, read, (height, width), size, stride, 3, 0, batch))
-    expected = sliding(
-        lambda part: convolution(part.unflatten(1, (2, 3)).numpy()),
-        torch.from_numpy(whole).flatten(0, 1)[None],
-        size,
-        stride,
-        classes=3,
-    )
-    torch.testing.assert_close(torch.cat([logits for _, logits, _ in found], 1), expected[0])
+    fade = scipy.signal.windows.cosine(size) ** 2
+    total, weight = np.zeros((3, height, width)), np.zeros((height, width))
+    for top in (*range(0, height - size, stride), height - size):
+        for left in (*range(0, width - size, stride), width - size):
+            one = convolution(whole[None, ..., top : top + size, left : left + size])[0].numpy()
+            total[:, top : top + size, left : left + size] += np.outer(fade, fade) * one
+            weight[top : top + size, left : left + size] += np.outer(fade, fade)
+    joined = torch.cat([logits for _, logits, _ in found], 1)
+    torch.testing.assert_close(joined, torch.from_numpy(total / weight).float(), rtol=1e-4, atol=1e-3)
     assert [top for top, _, _ in found] == list(np.cumsum([0, *(v.shape[0] for _, _, v in found[:-1])]))
     assert max(asked) == size  # no more rows are ever held
 
@@ -303,3 +304,25 @@ def test_the_command_writes_a_map_and_says_where(run, tmp_path, capsys):
         main(["predict", str(run), str(path), "-o", str(out), "--unit", "feet"])
     assert left.value.code == 2
     assert "--unit feet is not known; choose stored, reflectance, dB, power" in capsys.readouterr().err
+
+
+def test_where_a_window_ends_does_not_show():
+    """Each window says a number of its own: the mean steps at every border, what fades out hardly does."""
+    size, stride, side = 32, 24, 104
+    rng = np.random.default_rng(0)
+
+    def read(top: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones((1, 1, rows, side), np.uint8), np.ones((rows, side), bool)
+
+    def moody(windows: np.ndarray) -> torch.Tensor:
+        said = torch.from_numpy(rng.normal(size=(len(windows), 1, 1, 1))).float()
+        return said.expand(-1, 1, size, size)
+
+    joined = torch.cat([logits for _, logits, _ in strips(moody, read, (side, side), size, stride, 1, 0)], 1)[
+        0
+    ]
+    borders = [*range(stride, side, stride)] + [left + size for left in range(0, side - size, stride)]
+    steps = joined.diff(dim=1).abs().mean(0)  # between column c and c + 1
+    at = steps[[border - 1 for border in borders]].mean()
+    assert at < 0.1 * joined.std()
+    assert at < steps.max() / 3  # the fading itself, in the middle of the overlap, is the steeper

@@ -111,6 +111,18 @@ class Spec(EncoderSpec):
         places = self.places if "places" in parts else None
         return self.model_copy(update={**kept, "inputs": self.sensors[chosen[0]].inputs, "places": places})
 
+    def reading(self, inputs: Mapping[str, Inputs]) -> Self:
+        """The same spec, sensors that are named reading other pixels, of as many bands. Raises ValueError for other numbers."""
+        parts = dict(self.sensors)
+        for name, asked in inputs.items():
+            made = parts[name].inputs.bands if name in parts else ()
+            if len(made) != len(asked.bands):
+                raise ValueError(
+                    f"{name} reads {len(made)} bands, method.reads names {len(asked.bands)}: name as many"
+                )
+            parts[name] = parts[name].model_copy(update={"inputs": asked})
+        return self.model_copy(update={**parts, "inputs": next(iter(parts.values())).inputs})
+
     def with_statistics(self, other: Self) -> Self:
         """The same spec, the pixels of every sensor normalised as those of another that is not `unlike` it."""
         parts = {name: spec.with_statistics(other.sensors[name]) for name, spec in self.sensors.items()}  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import nn
@@ -57,9 +57,14 @@ Crop = Annotated[tuple[float, float], AfterValidator(_shares)]
 
 
 class MethodSpec(BaseModel):
-    """Every setting of a method that is not about how it is optimised."""
+    """Every setting of a method that is not about how it is optimised.
+
+    A method that is `fitted` takes no steps: it sees its samples once (`training/probing.py`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fitted: ClassVar[bool] = False
 
 
 class Method(nn.Module):

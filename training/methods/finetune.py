@@ -33,20 +33,33 @@ from training.encoders.spatiotemporal import Spatiotemporal
 from training.export import load_encoder
 from training.methods import Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
-from training.observation import Observation, observed, turned
+from training.observation import Observation, cropped, cut, observed, scaled, thinned, turned
 from training.recipe import Cosine, Optimizer, Recipe, Stream, replace
-from training.sliding import sliding
+from training.sliding import joined, sliding
 from training.tasks import AnyTask, Series, Task, classify, segment
 from training.views import Viewing, drawn, whole
 
 if TYPE_CHECKING:
     from training.feed import Samples
 
-__all__ = ["FineTune", "Spec", "Window", "build"]
+__all__ = ["FineTune", "Reads", "Spec", "Window", "build"]
+
+
+class Reads(BaseModel):
+    """For an encoder of several sensors: the pixels that a sensor's encoder reads in place of what it was made for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hr: Inputs | None = None
+    s2: Inputs | None = None
+    s1: Inputs | None = None
 
 
 class Window(BaseModel):
-    """Large images are looked at through windows of `size` pixels every `stride`, their logits averaged."""
+    """Large images are looked at through windows of `size` pixels every `stride`, their logits averaged.
+
+    Of an encoder of several sensors they are counted in cells.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,12 +81,15 @@ class Spec(MethodSpec):
     task: AnyTask
     encoder: AnyEncoder | None = None
     init: str | None = None
-    parts: tuple[str, ...] = ()  # of the encoder in `init`, those that are put to use; none named: all
+    parts: tuple[
+        str, ...
+    ] = ()  # of an encoder of several sensors, those that are put to use; none named: all
     freeze: bool = False  # train the head alone
     frozen: tuple[str, ...] = ()  # parts of the encoder that stay as they are while the others learn
     form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
     drop_path: float | None = Field(None, ge=0, lt=1)  # None: what the encoder's spec says
     inputs: Inputs | None = None  # read in place of what the encoder was made for, as many bands
+    reads: Reads | None = None  # the same for each of several sensors
     views: Viewing = Viewing()
     window: Window | None = None  # None: images are looked at whole
     scored: Literal["samples", "scenes", "months"] = "samples"
@@ -84,9 +100,15 @@ class Spec(MethodSpec):
             raise ValueError(
                 "a task needs an encoder: give init (a folder) or encoder (to start from chance)"
             )
-        if self.parts and (self.init is None or weights.is_file(self.init)):
+        whole = (
+            isinstance(self.encoder, spatiotemporal.Spec)
+            if self.init is None
+            else not weights.is_file(self.init)
+        )
+        if self.parts and not whole:
             raise ValueError(
-                f"parts {', '.join(self.parts)} are taken out of an exported encoder: give its folder as init"
+                f"parts {', '.join(self.parts)} are taken out of an encoder of several sensors: give its exported folder "
+                "as init, or a spatiotemporal encoder"
             )
         return self
 
@@ -140,8 +162,7 @@ class FineTune(Method):
         They have the size of the image, or where several sensors see it, of its labels.
         """
         if isinstance(self.encoder, Spatiotemporal):
-            *_, tall, wide = 1, 1, *self.target(samples).shape[1:]
-            return self.task.logits(self.features(self._observed(samples), samples), (tall, wide))
+            return self._of_all(self._observed(samples), samples)
         images = whole(samples, self.inputs, self.spec.views, self.dates(samples))  # (B, T, S, H, W)
         height, width = samples.layers[self.inputs.layer].shape[-2:]
         window = self.spec.window
@@ -157,6 +178,26 @@ class FineTune(Method):
         if found.shape[-2:] != (height, width):
             found = F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
         return found
+
+    def _of_all(self, seen: Observation, samples: Samples) -> Tensor:
+        """Logits of what several sensors see, those of a large place averaged over windows of cells."""
+        *_, tall, wide = 1, 1, *self.target(samples).shape[1:]
+        window, cells = self.spec.window, self._cells(seen)
+        if not self.task.dense or window is None or cells <= window.size:
+            return self.task.logits(self.features(seen, samples), (tall, wide))
+        scale = tall // cells  # labels of a cell
+
+        def of_window(rows: slice, columns: slice) -> Tensor:
+            down, right = (slice(one.start // scale, one.stop // scale) for one in (rows, columns))
+            part = self.features(cut(seen, cells, down, right), samples)
+            return self.task.logits(part, (rows.stop - rows.start, columns.stop - columns.start))
+
+        total = torch.zeros(len(samples), len(self.spec.task.classes), tall, wide).to(samples.lonlat.device)
+        return joined(of_window, total, scale * window.size, scale * window.stride)
+
+    def _cells(self, seen: Observation) -> int:
+        """Cells a side of what was seen."""
+        return next(iter(seen.images.values())).shape[-1] // self.encoder.patch
 
     def target(self, samples: Samples) -> Tensor:
         """What `predict` should have said."""
@@ -186,14 +227,18 @@ class FineTune(Method):
     def views(self, samples: Samples) -> tuple[Tensor | Observation, Tensor]:
         """Normalised images (B, T, S, H, W) and their targets; in training cut, turned and coloured, labels alike.
 
-        For an encoder of several sensors, an observation, in training turned.
+        For an encoder of several sensors, an observation, in training cut and turned.
         """
         target = self.task.target(samples)
         if isinstance(self.encoder, Spatiotemporal):
             seen = self._observed(samples)
             if not self.training:
                 return seen, target
-            seen, labels = turned(seen, self.spec.views.turns, target if self.task.dense else None)
+            labels = target if self.task.dense else None
+            crop, cells = self.spec.views.crop, self._cells(seen)
+            if crop is not None and crop < cells:
+                seen, labels = cropped(seen, cells, crop, labels)
+            seen, labels = turned(seen, self.spec.views.turns, labels)
             return seen, target if labels is None else labels
         dates = self.dates(samples)
         if not self.training:
@@ -206,7 +251,10 @@ class FineTune(Method):
         """All that the encoder's sensors saw of the chips."""
         encoder = cast(Spatiotemporal, self.encoder)
         region = None if encoder.places is None else encoder.places.region(samples.lonlat)
-        return observed(samples, encoder.spec.reads, region)
+        seen, views = observed(samples, encoder.spec.reads, region), self.spec.views
+        if views.dates is not None:
+            seen = thinned(seen, views.dates, chosen="at random" if self.training else "evenly")
+        return seen if views.side is None else scaled(seen, views.side, self.encoder.patch)
 
     def dates(self, samples: Samples) -> int:
         """How many dates of the samples the task looks at. Raises ValueError where a pair is wanted and is not there."""
@@ -227,13 +275,13 @@ def _encoder(spec: Spec) -> Encoder:
     """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
     if spec.init is None:
         assert spec.encoder is not None  # the spec saw to it
-        return encoders.build(_shaped(spec.encoder, spec))
+        return encoders.build(_shaped(_some_parts(spec.encoder, spec.parts), spec))
     bare = weights.is_file(spec.init)
     with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
         loaded = None if bare else load_encoder(spec.init)
     if loaded is not None and spec.parts:
         loaded = spatiotemporal.part(loaded, spec.parts)
-    wanted = spec.encoder
+    wanted = None if spec.encoder is None else _some_parts(spec.encoder, spec.parts)
     if wanted is None:
         if loaded is None:
             raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
@@ -252,16 +300,22 @@ def _encoder(spec: Spec) -> Encoder:
     return encoder
 
 
+def _some_parts(wanted: EncoderSpec, parts: tuple[str, ...]) -> EncoderSpec:
+    """The spec of the parts that are put to use; what is no encoder of several sensors is one of them already."""
+    return wanted.only(parts) if parts and isinstance(wanted, spatiotemporal.Spec) else wanted
+
+
 def _looks_at_all_of_it(spec: Spec, task: Task) -> None:
     """Refuse what is made for one image at a time."""
-    views = spec.views.model_copy(update={"turns": Viewing().turns})
+    allowed = {name: getattr(Viewing(), name) for name in ("turns", "side", "crop", "dates")}
+    views = spec.views.model_copy(update=allowed)
     if task.dates != "one":
         raise ValueError(
             f"the encoder sums up dates itself, task {spec.task.kind!r} would do it again: take segment or classify"
         )
-    if views != Viewing() or spec.window is not None or spec.inputs is not None:
+    if views != Viewing() or spec.inputs is not None:
         raise ValueError(
-            "several sensors are looked at whole: of views set turns alone, no window and no inputs"
+            "several sensors are cut and turned alike: of views set turns, side, crop and dates, and reads in place of inputs"
         )
 
 
@@ -272,6 +326,12 @@ def _shaped(wanted: EncoderSpec, spec: Spec) -> EncoderSpec:
         if made != asked:
             raise ValueError(f"the encoder reads {made} bands, method.inputs names {asked}: name as many")
         wanted = wanted.model_copy(update={"inputs": spec.inputs})
+    if spec.reads is not None:
+        if not isinstance(wanted, spatiotemporal.Spec):
+            raise ValueError(
+                f"an encoder of kind {wanted.kind!r} has one sensor: set inputs in place of reads"
+            )
+        wanted = wanted.reading({name: read for name, read in spec.reads if read is not None})
     if spec.drop_path is not None:
         if "drop_path" not in type(wanted).model_fields:
             raise ValueError(

@@ -32,6 +32,15 @@ from training.protocols.pera import (
     pera_ucm_tr50,
     pera_ucm_tr80,
 )
+from training.protocols.probes import (
+    aid_tr20_knn,
+    eurosat_rgb_500_knn,
+    eurosat_rgb_500_stages,
+    eurosat_rgb_tr20_knn,
+    resisc45_tr20_knn,
+    resisc45_tr20_stages,
+    ucmerced_tr50_knn,
+)
 from training.protocols.samples import (
     eurosat_rgb_500_finetune,
     eurosat_rgb_500_probe,
@@ -49,7 +58,10 @@ from training.protocols.samples import (
 from training.protocols.skysense import (
     skysense_aid_tr20,
     skysense_aid_tr50,
+    skysense_bigearthnet_mm,
     skysense_bigearthnet_s2,
+    skysense_dynamicearthnet_mm,
+    skysense_dynamicearthnet_mm_prototypes,
     skysense_dynamicearthnet_pla,
     skysense_dynamicearthnet_s2,
     skysense_fmow_s2,
@@ -57,16 +69,21 @@ from training.protocols.skysense import (
     skysense_levir_cd,
     skysense_oscd,
     skysense_pastis,
+    skysense_pastis_mm,
     skysense_potsdam,
     skysense_resisc45_tr10,
     skysense_resisc45_tr20,
 )
 
 __all__ = [
+    "aid_tr20_knn",
     "bfm_loveda",
     "bfm_potsdam",
     "eurosat_rgb_500_finetune",
+    "eurosat_rgb_500_knn",
     "eurosat_rgb_500_probe",
+    "eurosat_rgb_500_stages",
+    "eurosat_rgb_tr20_knn",
     "gersp_eurosat",
     "gersp_loveda_deeplabv3plus",
     "gersp_loveda_psanet",
@@ -90,9 +107,14 @@ __all__ = [
     "pera_potsdam",
     "pera_ucm_tr50",
     "pera_ucm_tr80",
+    "resisc45_tr20_knn",
+    "resisc45_tr20_stages",
     "skysense_aid_tr20",
     "skysense_aid_tr50",
+    "skysense_bigearthnet_mm",
     "skysense_bigearthnet_s2",
+    "skysense_dynamicearthnet_mm",
+    "skysense_dynamicearthnet_mm_prototypes",
     "skysense_dynamicearthnet_pla",
     "skysense_dynamicearthnet_s2",
     "skysense_fmow_s2",
@@ -100,6 +122,7 @@ __all__ = [
     "skysense_levir_cd",
     "skysense_oscd",
     "skysense_pastis",
+    "skysense_pastis_mm",
     "skysense_potsdam",
     "skysense_resisc45_tr10",
     "skysense_resisc45_tr20",
@@ -107,5 +130,6 @@ __all__ = [
     "terramesh_landcover_chile_finetune",
     "terramesh_landcover_denmark_finetune",
     "terramesh_landcover_tanzania_finetune",
+    "ucmerced_tr50_knn",
     "worldcereal_crops_finetune",
 ]

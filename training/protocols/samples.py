@@ -20,6 +20,7 @@ __all__ = [
     "levir_cd_samples_finetune",
     "modis_sinop_finetune",
     "slovenia_landcover_finetune",
+    "small",
     "terramesh_landcover_chile_finetune",
     "terramesh_landcover_denmark_finetune",
     "terramesh_landcover_tanzania_finetune",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-def _small(data: Benchmark, side: int, patch: int = 8, width: int = 192) -> AnyEncoder:
+def small(data: Benchmark, side: int, patch: int = 8, width: int = 192) -> AnyEncoder:
     """A ViT of six layers over all bands of the first layer, 2.7 M parameters at this width."""
     sensor = data.sensors[0]
     inputs = Inputs(layer=sensor.prefix, bands=sensor.band_names)
@@ -48,7 +49,7 @@ def _tuned(data: Benchmark, task: AnyTask, encoder: AnyEncoder, batch: int, coun
 def eurosat_rgb_500_finetune() -> Recipe:
     """Ten classes, 350 pictures of each to train on."""
     data = find("eurosat_rgb_500")
-    return _tuned(data, classified(data), _small(data, 64), 50, steps(15, data, 50))
+    return _tuned(data, classified(data), small(data, 64), 50, steps(15, data, 50))
 
 
 def eurosat_rgb_500_probe() -> Recipe:
@@ -57,7 +58,7 @@ def eurosat_rgb_500_probe() -> Recipe:
     task = classify.Spec(classes=data.classes, label=data.label, batch_norm=True)
     return replace(
         base,
-        method=Spec(task=task, encoder=_small(data, 64), freeze=True, views=Viewing(turns="dihedral")),
+        method=Spec(task=task, encoder=small(data, 64), freeze=True, views=Viewing(turns="dihedral")),
         optim=adamw(2e-3, 0.0),
         schedule=Cosine(warmup=0.0),
     )
@@ -65,7 +66,7 @@ def eurosat_rgb_500_probe() -> Recipe:
 
 def _maps(data: Benchmark, side: int, patch: int, batch: int) -> Recipe:
     task = mapped(data, growing.Spec(channels=32))
-    return _tuned(data, task, _small(data, side, patch), batch, 300)
+    return _tuned(data, task, small(data, side, patch), batch, 300)
 
 
 def kampala_buildings_19_finetune() -> Recipe:
@@ -107,16 +108,16 @@ def levir_cd_samples_finetune() -> Recipe:
     """Change in seven pairs, learned from three."""
     data = find("levir_cd_samples")
     head = siamese_unet.Spec(channels=(64, 64, 32, 32))
-    return _tuned(data, changed(data, head), _small(data, 256, 16), 3, 200)
+    return _tuned(data, changed(data, head), small(data, 256, 16), 3, 200)
 
 
 def worldcereal_crops_finetune() -> Recipe:
     """The crop of a field from the twelve months of one pixel."""
     data = find("worldcereal_crops")
-    return _tuned(data, cropped(data), _small(data, 1, 1, width=64), 32, 400)
+    return _tuned(data, cropped(data), small(data, 1, 1, width=64), 32, 400)
 
 
 def modis_sinop_finetune() -> Recipe:
     """The vegetation of a place from twelve values of NDVI."""
     data = find("modis_sinop")
-    return _tuned(data, cropped(data), _small(data, 1, 1, width=64), 32, 400)
+    return _tuned(data, cropped(data), small(data, 1, 1, width=64), 32, 400)

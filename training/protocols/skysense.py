@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Literal
 
 from geodata.benchmarks import Benchmark, find
-from training.decoders import bit, siamese_unet, upernet
-from training.encoders import AnyEncoder, Inputs, hierarchy, vit
-from training.methods.finetune import Spec, Window
+from training.decoders import bit, fcn, siamese_unet, upernet
+from training.encoders import AnyEncoder, Inputs, hierarchy, spatiotemporal, vit
+from training.methods.finetune import Reads, Spec, Window
 from training.protocols.settings import (
     OSCD_RGB,
     PHOTOMETRIC,
@@ -24,13 +24,17 @@ from training.protocols.settings import (
     mapped,
     steps,
 )
-from training.recipe import Cosine, Poly, Recipe
+from training.recipe import Cosine, Poly, Recipe, replace
+from training.tasks import segment
 from training.views import Viewing
 
 __all__ = [
     "skysense_aid_tr20",
     "skysense_aid_tr50",
+    "skysense_bigearthnet_mm",
     "skysense_bigearthnet_s2",
+    "skysense_dynamicearthnet_mm",
+    "skysense_dynamicearthnet_mm_prototypes",
     "skysense_dynamicearthnet_pla",
     "skysense_dynamicearthnet_s2",
     "skysense_fmow_s2",
@@ -38,6 +42,7 @@ __all__ = [
     "skysense_levir_cd",
     "skysense_oscd",
     "skysense_pastis",
+    "skysense_pastis_mm",
     "skysense_potsdam",
     "skysense_resisc45_tr10",
     "skysense_resisc45_tr20",
@@ -45,6 +50,8 @@ __all__ = [
 
 OPTIM = adamw(1e-4, 0.05, layer_decay=0.9)
 SCHEDULE = Cosine(warmup=0.05)
+SENTINELS = ("s2", "s1", "fusion")
+"""The parts of a spatiotemporal encoder that see 10 m pixels."""
 SQUARES = 2433 * 3 // 5  # of PASTIS that a run trains on
 
 
@@ -219,4 +226,72 @@ def skysense_pastis() -> Recipe:
         steps=100 * SQUARES // 8,
         optim=OPTIM,
         schedule=SCHEDULE,
+    )
+
+
+def skysense_bigearthnet_mm() -> Recipe:
+    """Sentinel-2 and -1 fused in every pixel, the mean pixel classified."""
+    data = find("bigearthnet_v1_mm")
+    return Recipe(
+        method=Spec(
+            task=classified(data),
+            encoder=spatiotemporal.base(),
+            parts=SENTINELS,
+            views=Viewing(turns="dihedral"),
+        ),
+        streams=labelled(data),
+        batch=64,
+        steps=steps(100, data, 64),
+        optim=OPTIM,
+        schedule=SCHEDULE,
+        activations="recompute",
+    )
+
+
+def skysense_dynamicearthnet_mm() -> Recipe:
+    """Planet, Sentinel-2 and Sentinel-1 fused in cells of 24 m (8 pixels of Planet), under the fine maps of Planet.
+
+    Sizes are not published. An encoder whose cells are 32 pixels of its finest images and one of Sentinel's sees Planet
+    enlarged four times, and crops of 32 cells.
+    """
+    data = find("dynamicearthnet_mm")
+    base = skysense_isaid()
+    method = Spec(
+        task=mapped(data, upernet.Spec(), auxiliary=0.4),
+        encoder=spatiotemporal.base(),
+        parts=("hr", *SENTINELS),
+        reads=Reads(hr=Inputs(layer="ps", bands=("R", "G", "B"))),
+        views=Viewing(side=4096, crop=32, turns="dihedral"),
+        window=Window(size=32, stride=24),
+    )
+    return base.model_copy(update={"method": method, "streams": labelled(data)})
+
+
+def skysense_dynamicearthnet_mm_prototypes() -> Recipe:
+    """The same, with what the prototypes of a cube's region say beside each cell."""
+    base = skysense_dynamicearthnet_mm()
+    return replace(base, method=replace(base.method, parts=("hr", *SENTINELS, "places")))
+
+
+def skysense_pastis_mm() -> Recipe:
+    """Series of Sentinel-2 and -1 fused in every pixel, an FCN head; each seed is one of the five runs.
+
+    Of a year 20 dates of Sentinel-2 and as many of Sentinel-1 are seen, and squares of 32 pixels.
+    """
+    data = find("pastis_run1")
+    task = segment.Spec(classes=data.classes, layer=data.label, decoder=fcn.Spec())
+    return Recipe(
+        method=Spec(
+            task=task,
+            encoder=spatiotemporal.base(),
+            parts=SENTINELS,
+            views=Viewing(crop=32, dates=20, turns="dihedral"),
+            window=Window(size=32, stride=24),
+        ),
+        streams=labelled(data),
+        batch=16,
+        steps=100 * SQUARES // 16,
+        optim=OPTIM,
+        schedule=SCHEDULE,
+        activations="recompute",
     )
