@@ -98,12 +98,14 @@ def learned(
     torch.manual_seed(seed)
     reader = Reader()
     optimizer = torch.optim.AdamW(reader.parameters(), RATE)
+    warming = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)  # else some never leave chance
     for _ in range(steps):
         share = torch.rand(BATCH, generator=draw) if len(clouds) > 1 else 0.0
         points = change(world.points(BATCH, share), draw)
         optimizer.zero_grad()
         F.cross_entropy(reader(points, sensors), points["class"]).backward()
         optimizer.step()
+        warming.step()
     found = {}
     test = World(seed)
     test.draw.manual_seed(77)
