@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 CELLS = 32  # a side of a map, at most
+PATCH = 4  # cells a side of what the Sentinel encoders see as one
 SHOWN = 4  # regions
 EACH = 2  # tiles of a region: of the first CANDIDATES those whose land cover is most varied
 CANDIDATES = 8
@@ -159,16 +160,22 @@ def central(encoder: Encoder, samples: Samples, most: int = CELLS) -> Observatio
 
 
 def centre(samples: Samples, most: int = CELLS) -> tuple[int, int]:
-    """The first of the cells in the middle of a tile, and how many they are a side."""
-    sides = [samples.layers[name].shape[-1] for name in ("s2", "s1") if name in samples.layers]
-    whole = max(sides, default=0) or samples.layers["hr"].shape[-1] // FINE
+    """The first of the cells in the middle of a tile, and how many they are a side: whole patches, where there is room."""
+    whole = _side(samples)
     side = min(most, whole)
+    side -= side % PATCH if side > PATCH else 0
     return (whole - side) // 2, side
+
+
+def _side(samples: Samples) -> int:
+    """Cells a side of a tile."""
+    sides = [samples.layers[name].shape[-1] for name in ("s2", "s1") if name in samples.layers]
+    return max(sides, default=0) or samples.layers["hr"].shape[-1] // FINE
 
 
 def cover(codes: Tensor, samples: Samples, most: int = CELLS) -> Tensor:
     """The cells (B, n, n) of a map (B, H, W) in the middle of tiles, each the value at its centre."""
-    whole = centre(samples, 1 << 30)[1]
+    whole = _side(samples)
     if codes.shape[-1] % whole or codes.shape[-2] != codes.shape[-1]:
         raise ValueError(
             f"land cover of {tuple(codes.shape[-2:])} pixels does not lie on {whole} x {whole} cells: store a whole "

@@ -98,7 +98,8 @@ def learned(
     torch.manual_seed(seed)
     reader = Reader()
     optimizer = torch.optim.AdamW(reader.parameters(), RATE)
-    warming = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)  # else some never leave chance
+    # without a warm-up some readers never leave chance
+    warming = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     for _ in range(steps):
         share = torch.rand(BATCH, generator=draw) if len(clouds) > 1 else 0.0
         points = change(world.points(BATCH, share), draw)

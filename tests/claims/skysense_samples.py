@@ -38,7 +38,7 @@ from geodata.source import Address, Period
 from geodata.spec import Area, ChipSpec, CorpusSpec, Quotas, SensorSpec, SplitSpec
 from pipelines import artifacts, corpora
 from pipelines.settings import Home, environment
-from training import evaluate, loop, multiview, probe
+from training import evaluate, looks, loop, multiview, probe
 from training.feed import once
 from training.methods import skysense
 from training.recipe import Recipe, replace
@@ -371,6 +371,7 @@ def trained(home: Home, recipe: Path) -> Path:
     if artifacts.standing(wanted.artifact) is None:
         artifacts.claim(wanted.artifact)
         loop.train(wanted.recipe, folder)
+        looks.draw(folder)
         artifacts.seal(wanted.artifact)
     report.write(folder)
     return folder

@@ -39,7 +39,7 @@ def small(name: str) -> finetune.FineTune:
         changes["window"] = finetune.Window(size=4, stride=4)
         changes["views"] = changes["views"].model_copy(update={"side": method.views.side and 256, "crop": 4})
     if method.reads is not None:
-        changes["reads"] = finetune.Reads(hr=filled(method.reads.hr))
+        changes["reads"] = st.Reads(hr=filled(method.reads.hr))
     torch.manual_seed(0)
     return build(method.model_copy(update=changes))
 

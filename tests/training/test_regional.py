@@ -84,6 +84,12 @@ def test_the_middle_of_a_tile_is_seen_as_it_lies():
     assert seen.region.tolist() == encoder.places.region(some.lonlat).tolist()
 
 
+def test_the_middle_of_a_small_tile_is_whole_patches():
+    some = replace(samples(1), layers={"s2": torch.zeros(1, 1, 10, 6, 6)})
+    assert [regional.centre(some, most) for most in (2, 4, 32)] == [(2, 2), (1, 4), (1, 4)]
+    assert regional.cover(torch.arange(36).view(1, 6, 6), some)[0, :, 0].tolist() == [7, 13, 19, 25]
+
+
 def test_land_cover_is_that_at_the_centres_of_cells():
     some = samples(1)
     codes = torch.arange(192 * 192).view(1, 192, 192)  # three pixels a cell

@@ -272,8 +272,8 @@ def test_frozen_parts_stay_while_the_others_learn(frozen):
         ({"inputs": WHOLE.inputs}, "cut and turned alike"),
         ({"frozen": ("s3",)}, "not 's3'"),
         ({"parts": ("s2",), "encoder": WHOLE.s2}, "taken out of an encoder of several sensors"),
-        ({"reads": finetune.Reads(hr=WHOLE.s1.inputs)}, "hr reads 3 bands, method.reads names 2"),
-        ({"reads": finetune.Reads(), "encoder": WHOLE.s2}, "has one sensor: set inputs"),
+        ({"reads": st.Reads(hr=WHOLE.s1.inputs)}, "hr reads 3 bands, method.reads names 2"),
+        ({"reads": st.Reads(), "encoder": WHOLE.s2}, "has one sensor: set inputs"),
         ({"drop_path": 0.1}, "has no drop path"),
     ],
 )

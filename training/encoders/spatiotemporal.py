@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from training import prototypes
@@ -27,10 +27,32 @@ from training.encoders.fusion import Dates, Fusion, FusionSpec, UpHead
 from training.observation import Observation
 from training.prototypes import Prototypes
 
-__all__ = ["SENSORS", "Spatiotemporal", "Spec", "base", "build", "huge", "part", "small", "smoke", "tiny"]
+__all__ = [
+    "SENSORS",
+    "Reads",
+    "Spatiotemporal",
+    "Spec",
+    "base",
+    "build",
+    "huge",
+    "part",
+    "small",
+    "smoke",
+    "tiny",
+]
 
 SENSORS = ("hr", "s2", "s1")
 """The sensors, in the order in which their tokens stand."""
+
+
+class Reads(BaseModel):
+    """For an encoder of several sensors: the pixels that a sensor's encoder reads in place of what it was made for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hr: Inputs | None = None
+    s2: Inputs | None = None
+    s1: Inputs | None = None
 
 
 class Spec(EncoderSpec):

@@ -42,17 +42,7 @@ from training.views import Viewing, drawn, whole
 if TYPE_CHECKING:
     from training.feed import Samples
 
-__all__ = ["FineTune", "Reads", "Spec", "Window", "build"]
-
-
-class Reads(BaseModel):
-    """For an encoder of several sensors: the pixels that a sensor's encoder reads in place of what it was made for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hr: Inputs | None = None
-    s2: Inputs | None = None
-    s1: Inputs | None = None
+__all__ = ["FineTune", "Spec", "Window", "build"]
 
 
 class Window(BaseModel):
@@ -89,7 +79,7 @@ class Spec(MethodSpec):
     form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
     drop_path: float | None = Field(None, ge=0, lt=1)  # None: what the encoder's spec says
     inputs: Inputs | None = None  # read in place of what the encoder was made for, as many bands
-    reads: Reads | None = None  # the same for each of several sensors
+    reads: spatiotemporal.Reads | None = None  # the same for each of several sensors
     views: Viewing = Viewing()
     window: Window | None = None  # None: images are looked at whole
     scored: Literal["samples", "scenes", "months"] = "samples"

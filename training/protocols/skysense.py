@@ -12,7 +12,7 @@ from typing import Literal
 from geodata.benchmarks import Benchmark, find
 from training.decoders import bit, fcn, siamese_unet, upernet
 from training.encoders import AnyEncoder, Inputs, hierarchy, spatiotemporal, vit
-from training.methods.finetune import Reads, Spec, Window
+from training.methods.finetune import Spec, Window
 from training.protocols.settings import (
     OSCD_RGB,
     PHOTOMETRIC,
@@ -260,7 +260,7 @@ def skysense_dynamicearthnet_mm() -> Recipe:
         task=mapped(data, upernet.Spec(), auxiliary=0.4),
         encoder=spatiotemporal.base(),
         parts=("hr", *SENTINELS),
-        reads=Reads(hr=Inputs(layer="ps", bands=("R", "G", "B"))),
+        reads=spatiotemporal.Reads(hr=Inputs(layer="ps", bands=("R", "G", "B"))),
         views=Viewing(side=4096, crop=32, turns="dihedral"),
         window=Window(size=32, stride=24),
     )
