@@ -13,13 +13,11 @@ from types import ModuleType
 import h5py
 import numpy as np
 import pytest
-import rasterio
-import rasterio.warp
 import torch
+from test_curate_samples import warped
 
 from geodata import joining, manifest
 from geodata.build import build_shard, opened_landcover
-from geodata.grid import Grid
 from geodata.manifest import Corpus
 from geodata.sample import Sample
 from geodata.sampling import plan
@@ -76,23 +74,6 @@ def samples(corpora) -> dict[str, list[Sample]]:
 def joined(corpora, tmp_path_factory) -> Corpus:
     root = tmp_path_factory.mktemp("joined") / "samples@1"
     return manifest.seal(joining.joined(joining.load("samples", list(corpora.values())), root))
-
-
-def warped(path: Path, band: int, grid: Grid) -> np.ndarray:
-    """A band on a grid by rasterio alone, from the whole file."""
-    out = np.full(grid.shape, np.nan)
-    with rasterio.open(path) as file:
-        rasterio.warp.reproject(
-            file.read(band).astype(float),
-            out,
-            src_transform=file.transform,
-            src_crs=file.crs,
-            dst_transform=grid.affine(),
-            dst_crs=f"EPSG:{grid.epsg}",
-            dst_nodata=np.nan,
-            resampling=rasterio.warp.Resampling.bilinear,
-        )
-    return out
 
 
 def assert_near(found: np.ndarray, expected: np.ndarray, contrast: float) -> None:
