@@ -73,6 +73,11 @@ class JoinSpec(Frozen):
         """name@version."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The parts, as artifacts name what they come from."""
+        return tuple(f"corpus:{part.corpus}#{part.fingerprint}" for part in self.parts)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the parts' names and fingerprints; where they lie is no part of it."""

@@ -124,7 +124,7 @@ def curated(
             say(f"nothing is new since {succession.parent.address}, so there is no {artifact.address}")
             return succession.parent
         corpus = seal_corpus(draft, succession)
-        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": time.monotonic() - began})
+        run.metrics(len(draft.names), numbers(corpus, draft.requests) | {"seconds": time.monotonic() - began})
         stage = {
             "name": "curate",
             "seconds": time.monotonic() - began,

@@ -54,11 +54,11 @@ def place(text: str | None) -> tuple[str, ...]:
 def imported(spec: FolderSpec, home: Home, *, workers: int | None = None, reuse: bool = False) -> Artifact:
     """The stages, to be called in a flow. Raises DataError or OSError naming what failed, ValueError for the request."""
 
-    def build(artifact: Artifact) -> tuple[Pictures, Corpus]:
+    def build(artifact: Artifact) -> Corpus:
         draft = list_pictures(artifact, spec)
         build_missing(draft, workers)
         drop_duplicates(draft)
-        return draft, seal_pictures(draft)
+        return seal_pictures(draft)
 
     return made("import", spec, home, build, reuse=reuse)
 

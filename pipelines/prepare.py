@@ -49,10 +49,10 @@ def make(
 def prepared(spec: PreparedSpec, home: Home, *, workers: int | None = None, reuse: bool = False) -> Artifact:
     """The stages, to be called in a flow. Raises DataError or OSError naming what failed, ValueError for the request."""
 
-    def build(artifact: Artifact) -> tuple[Prepared, Corpus]:
+    def build(artifact: Artifact) -> Corpus:
         draft = list_samples(artifact, spec)
         build_missing(draft, workers)
-        return draft, seal_samples(draft)
+        return seal_samples(draft)
 
     return made("prepare", spec, home, build, reuse=reuse)
 

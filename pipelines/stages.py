@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from geodata import shards
 from geodata.errors import Denied, Transient
 from geodata.folders import FolderSpec
+from geodata.joining import JoinSpec
 from geodata.manifest import Corpus
 from geodata.prepare import PreparedSpec
 from geodata.twins import repeated
@@ -35,17 +36,22 @@ ABANDONED_S = 60
 SHARDS_IN_TABLE = 100  # a Prefect table is for looking at; the manifest has all of them
 
 
-def wanted(spec: FolderSpec | PreparedSpec, home: Home) -> Artifact:
+AnySpec = FolderSpec | PreparedSpec | JoinSpec
+"""What says all about a corpus that is made of files which are here."""
+
+
+def wanted(spec: AnySpec, home: Home) -> Artifact:
     """The artifact that a spec of files describes, whether or not it exists."""
     place = home.place("corpus", spec.name, spec.version)
-    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint)
+    parents = spec.parents if isinstance(spec, JoinSpec) else ()
+    return Artifact(spec.name, spec.version, "corpus", place, spec.fingerprint, parents)
 
 
 def made(
     flow: str,
-    spec: FolderSpec | PreparedSpec,
+    spec: AnySpec,
     home: Home,
-    build: Callable[[Artifact], tuple[AnyDraft, Corpus]],
+    build: Callable[[Artifact], Corpus],
     *,
     reuse: bool = False,
 ) -> Artifact:
@@ -59,9 +65,9 @@ def made(
     tags = {"config.digest": spec.fingerprint, "data.manifest": str(artifact.path / "manifest.json")}
     with tracking.tracked(home, flow, artifact.address, tags) as run:
         run.parameters(json.loads(spec.model_dump_json()))
-        draft, corpus = build(artifact)
+        corpus = build(artifact)
         seconds = time.monotonic() - began
-        run.metrics(len(draft.names), numbers(corpus, draft) | {"seconds": seconds})
+        run.metrics(len(corpus.records), numbers(corpus) | {"seconds": seconds})
         stage = {"name": flow, "seconds": seconds, "state": "sealed", "mlflow_run": run.run_id}
         artifacts.save_stage(
             artifact, stage | {"prefect_run": tracking.prefect_run().get("prefect.flow_run_id")}
@@ -150,11 +156,11 @@ def drop_duplicates(draft: Draft | Pictures) -> None:
         say(f"duplicates: {sum(map(len, twins.values()))} samples repeat others and are dropped")
 
 
-def numbers(corpus: Corpus, draft: AnyDraft) -> dict[str, float]:
-    """A corpus in numbers, for the tracker."""
+def numbers(corpus: Corpus, requests: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, float]:
+    """A corpus in numbers, for the tracker, with what it asked of services by endpoint."""
     found: dict[str, float] = {f"rejected/{reason}": count for reason, count in corpus.rejected.items()}
     found |= {"planned": corpus.planned, "accepted": corpus.rows, "bytes": corpus.bytes}
-    for endpoint, counted in draft.requests.items():
+    for endpoint, counted in (requests or {}).items():
         found |= {f"requests/{artifacts.slug(endpoint)}/{what}": count for what, count in counted.items()}
     return found
 

@@ -71,9 +71,7 @@ class Spec(MethodSpec):
     task: AnyTask
     encoder: AnyEncoder | None = None
     init: str | None = None
-    parts: tuple[
-        str, ...
-    ] = ()  # of an encoder of several sensors, those that are put to use; none named: all
+    parts: tuple[str, ...] = ()  # of an encoder of several sensors, those put to use; none named: all
     freeze: bool = False  # train the head alone
     frozen: tuple[str, ...] = ()  # parts of the encoder that stay as they are while the others learn
     form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
