@@ -18,7 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-__all__ = ["fraction", "key", "listed", "stratified", "table"]
+__all__ = ["dealt", "drawn", "fraction", "key", "listed", "stratified", "table"]
 
 
 def fraction(ids: Sequence[str], labels: Sequence[int] | None, share: float, seed: int) -> frozenset[str]:
@@ -42,9 +42,34 @@ def stratified(classes: Mapping[str, Sequence[str]], share: float, seed: int) ->
     return frozenset(one for paths in classes.values() for one in _first(paths, share, seed))
 
 
+def drawn(
+    classes: Mapping[str, Sequence[str]], shares: Mapping[str, tuple[float, int]]
+) -> dict[str, dict[str, str]]:
+    """For each column a (share, seed) of each class that is trained on; the rest is `test`."""
+    chosen = {name: stratified(classes, *rule) for name, rule in shares.items()}
+    paths = [one for names in classes.values() for one in names]
+    return {
+        name: {one: "train" if one in inside else "test" for one in paths} for name, inside in chosen.items()
+    }
+
+
+def dealt(names: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, str]:
+    """The split of each name: as many as `counts` says, one split after the other, in the order of a hash.
+
+    Raises ValueError when the counts are not as many as the names.
+    """
+    if sum(counts.values()) != len(names):
+        raise ValueError(f"{counts} deal out {sum(counts.values())}, there are {len(names)} names")
+    splits = [split for split, count in counts.items() for _ in range(count)]
+    return dict(zip(_ordered(names, seed), splits, strict=True))
+
+
 def _first(names: Sequence[str], share: float, seed: int) -> list[str]:
-    ordered = sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
-    return ordered[: max(1, math.floor(share * len(names) + 0.5))]
+    return _ordered(names, seed)[: max(1, math.floor(share * len(names) + 0.5))]
+
+
+def _ordered(names: Sequence[str], seed: int) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
 
 
 def key(path: str) -> str:
@@ -53,14 +78,13 @@ def key(path: str) -> str:
     return f"{folder.rpartition('/')[2]}/{name.rpartition('.')[0]}".lower()
 
 
-def table(classes: Mapping[str, Sequence[str]], shares: Mapping[str, tuple[float, int]]) -> bytes:
-    """The file of a data set in `splits/`: a row for each key, a column of train and test for each (share, seed)."""
-    columns = {name: stratified(classes, *rule) for name, rule in shares.items()}
+def table(columns: Mapping[str, Mapping[str, str]]) -> bytes:
+    """The file of a data set in `splits/`: a row for each key, a column for each way of dividing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", *columns])
-    for path in sorted(one for paths in classes.values() for one in paths):
-        writer.writerow([path, *("train" if path in chosen else "test" for chosen in columns.values())])
+    for path in sorted(next(iter(columns.values()))):
+        writer.writerow([path, *(split[path] for split in columns.values())])
     return gzip.compress(text.getvalue().encode(), mtime=0)
 
 

@@ -1,12 +1,11 @@
 """SpaceNet 1: 6,940 pictures of Rio de Janeiro at 0.5 m, about 406 x 439 pixels, with outlines of buildings (2016).
 
 Outlines are burnt in where they hold the centre of a pixel. MTP draws 5,000 pictures to train and scores the rest; that
-draw is unpublished, ours is by a hash of the name. Chips of 384 pixels at a stride of 256, as it slides.
+draw is unpublished, ours is `splits/spacenet1.csv.gz`. Chips of 384 pixels at a stride of 256, as it slides.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,15 +15,23 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 
 from geodata.benchmarks import IGNORED, Benchmark, Labelled
+from geodata.benchmarks.dividing import listed
+from geodata.benchmarks.readers.pictures import split_of
 from geodata.benchmarks.readers.rasters import Array, Box, cut, found, lonlat, mask, raster, size, stack, told
 from geodata.benchmarks.readers.tiles import Chips, LabelledScene
 from geodata.sensors import MASK, PHOTO
 
 CLASSES = ("background", "building")
 TERMS = ("CC-BY-SA-4.0", "SpaceNet 1, Van Etten et al. 2018; images Maxar")
-IMAGES, TRAINED = 6940, 5000
+COUNTS = {"train": 5000, "test": 1940}
+"""Pictures of each split."""
 CHIP, STRIDE, GSD_M = 384, 256, 0.5
 _START, _END = "3band_", ".tif"
+
+
+def names() -> list[str]:
+    """All pictures as they were published, in lower case."""
+    return [f"{_START}aoi_1_rio_img{number}" for number in range(1, sum(COUNTS.values()) + 1)]
 
 
 def absent(root: Path) -> list[str]:
@@ -40,19 +47,21 @@ def absent(root: Path) -> list[str]:
 
 
 def scenes(root: Path) -> list[LabelledScene]:
-    """Every picture that has outlines (a file without any says that there is no building); a path names both."""
+    """Every picture that has outlines (a file without any says that there is no building); a path names both.
+
+    Raises ValueError for a picture that is in no list.
+    """
     outlines = {path.stem.removeprefix("Geo_"): path for path in found(root, "Geo_*.geojson")}
     images = {path.stem.removeprefix(_START): path for path in found(root, f"{_START}*{_END}")}
-    names = sorted(images.keys() & outlines, key=lambda name: hashlib.sha256(name.encode()).digest())
-    trained = set(names[: max(1, round(len(names) * TRAINED / IMAGES))])
+    splits = listed("spacenet1", "split")
     return [
         LabelledScene(
             name,
             f"{images[name].relative_to(root)}|{outlines[name].relative_to(root)}",
-            "train" if name in trained else "test",
+            split_of(splits, images[name].name),
             *size(images[name]),
         )
-        for name in sorted(names)
+        for name in sorted(images.keys() & outlines)
     ]
 
 
@@ -92,7 +101,7 @@ BENCHMARKS = (
         task="segment",
         classes=CLASSES,
         sensors=(PHOTO, MASK),
-        splits={"train": 4 * TRAINED, "test": 4 * (IMAGES - TRAINED)},
+        splits={split: 4 * count for split, count in COUNTS.items()},
         protocols=("mtp_spacenet1",),
         metric="miou",
         url="https://spacenet.ai/spacenet-buildings-dataset-v1/",

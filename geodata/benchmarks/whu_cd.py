@@ -1,22 +1,22 @@
 """WHU building change: one pair of 32,507 x 15,354 pixels at 0.2 m, Christchurch 2012 and 2016 (Ji et al. 2019).
 
 Chips of 256 pixels side by side, the last of each row and column padded: 7,620. MTP's split of 70, 10 and 20 % is
-unpublished; ours orders the chips by a hash of their ids, so the three shares are exact.
+unpublished; ours is `splits/whu_cd.csv.gz`, chip by chip.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from geodata.benchmarks import IGNORED, Benchmark, Labelled, tile_id
+from geodata.benchmarks.dividing import listed
 from geodata.benchmarks.readers.pairs import TABLE, changed
+from geodata.benchmarks.readers.pictures import split_of
 from geodata.benchmarks.readers.rasters import found, mask, one_of, raster, size, stack
 from geodata.folders import Picture
-from geodata.layout import Split
 from geodata.sensors import MASK, PHOTO
 
 CLASSES = ("unchanged", "changed")
@@ -25,8 +25,19 @@ TERMS = (
     "WHU Building Change Detection, Ji et al. 2019; images Land Information New Zealand",
 )
 CHIP, GSD_M = 256, 0.2
-SHARES: tuple[tuple[Split, float], ...] = (("train", 0.7), ("val", 0.1), ("test", 0.2))
+SIZE = (15_354, 32_507)
+"""Height and width of the pair as it was published."""
+COUNTS = {"train": 5334, "val": 762, "test": 1524}
 NAMES = ("before", "after", "change")
+
+
+def places(height: int, width: int) -> dict[str, tuple[int, int]]:
+    """The id of each chip of a pair of this size, and its upper left pixel (row, column)."""
+    return {
+        tile_id("whu_cd", "christchurch", row, col): (row, col)
+        for row in range(0, height, CHIP)
+        for col in range(0, width, CHIP)
+    }
 
 
 @dataclass(frozen=True)
@@ -38,20 +49,13 @@ class Pair:
         return [f"there is no GeoTIFF called {name}…" for name in NAMES if not found(root, f"{name}*.tif")]
 
     def planned(self, root: Path) -> list[Picture]:
-        """Every chip, 70, 10 and 20 % of them in the order of a hash."""
+        """Every chip, in the split its list says. Raises ValueError for a pair that is larger than the published one."""
         before = one_of(found(root, "before*.tif"), "before*.tif")
-        height, width = size(before)
-        ids = {
-            tile_id("whu_cd", "christchurch", row, col): f"{row},{col}"
-            for row in range(0, height, CHIP)
-            for col in range(0, width, CHIP)
-        }
-        ordered = sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
-        ends = np.cumsum([round(share * len(ordered)) for _, share in SHARES])
-        splits = [
-            SHARES[min(int(np.searchsorted(ends, place, "right")), 2)][0] for place in range(len(ordered))
+        splits = listed("whu_cd", "split")
+        return [
+            Picture(name, f"{row},{col}", split_of(splits, name), ())
+            for name, (row, col) in places(*size(before)).items()
         ]
-        return [Picture(name, ids[name], split, ()) for name, split in zip(ordered, splits, strict=True)]
 
     def read(self, root: Path, one: Picture) -> Labelled:
         """One chip; what lies beyond the image is 255 in the mask."""
@@ -76,7 +80,7 @@ BENCHMARKS = (
         task="change",
         classes=CLASSES,
         sensors=(PHOTO, MASK),
-        splits={"train": 5334, "val": 762, "test": 1524},
+        splits=COUNTS,
         protocols=("mtp_whu",),
         metric="change_f1",
         url="http://gpcv.whu.edu.cn/data/building_dataset.html",

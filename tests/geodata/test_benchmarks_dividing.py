@@ -13,8 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geodata import benchmarks
-from geodata.benchmarks import aid, eurosat_rgb, fraction, origin, resisc45, tile_id, ucmerced
-from geodata.benchmarks.dividing import listed, table
+from geodata.benchmarks import (
+    aid,
+    eurosat_rgb,
+    fraction,
+    origin,
+    resisc45,
+    spacenet1,
+    tile_id,
+    ucmerced,
+    whu_cd,
+)
+from geodata.benchmarks.dividing import dealt, drawn, listed, table
 from geodata.benchmarks.readers.points import by_place
 from geodata.benchmarks.readers.tiles import origins, starts
 
@@ -37,8 +47,29 @@ def test_a_published_list_is_its_rule_applied_to_the_published_names(name):
             inside = sorted(paths, key=lambda path: hashlib.sha256(f"{seed}\0{path}".encode()).hexdigest())
             train = round(share * len(paths))
             assert [told[path] for path in inside] == ["train"] * train + ["test"] * (len(paths) - train)
-    again = table(LISTED[name].names(), rules)
+    again = table(drawn(LISTED[name].names(), rules))
     assert gzip.decompress(again) == gzip.decompress(place.read_bytes())
+
+
+DEALT = {"whu_cd": (whu_cd, list(whu_cd.places(*whu_cd.SIZE))), "spacenet1": (spacenet1, spacenet1.names())}
+
+
+@pytest.mark.parametrize("name", DEALT)
+def test_a_list_without_classes_deals_out_the_published_counts_in_the_order_of_a_hash(name):
+    module, names = DEALT[name]
+    place = importlib.resources.files("geodata") / "benchmarks" / "splits" / f"{name}.csv.gz"
+    told = dict(csv.reader(gzip.decompress(place.read_bytes()).decode().splitlines()[1:]))
+    assert told.keys() == set(names) and Counter(told.values()) == module.COUNTS
+    inside = sorted(told, key=lambda one: hashlib.sha256(f"0\0{one}".encode()).hexdigest())
+    blocks = [(split, len(list(run))) for split, run in itertools.groupby(told[one] for one in inside)]
+    assert blocks == list(module.COUNTS.items())
+    again = table({"split": dealt(names, module.COUNTS, seed=0)})
+    assert gzip.decompress(again) == gzip.decompress(place.read_bytes())
+
+
+def test_counts_that_are_not_as_many_as_the_names_are_refused():
+    with pytest.raises(ValueError, match="deal out 3, there are 2 names"):
+        dealt(["a", "b"], {"train": 2, "test": 1}, seed=0)
 
 
 @pytest.mark.parametrize("name", [name for name in benchmarks.names() if "_tr" in name])
