@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 __all__ = ["Home", "environment", "free_port", "local_prefect", "local_ray"]
 
@@ -114,17 +115,18 @@ def local_ray(*, cpus: int | None = None, dashboard: bool = False) -> Iterator[N
         return
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
-        with _own_sigterm():
+        with _starting():
             ray.init(**options)
         try:
-            yield
+            with _heard_in_ray():
+                yield
         finally:
             ray.shutdown()
         return
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"swath-{os.getpid()}-", dir=SHORT))
     try:
-        with _own_sigterm():
+        with _starting():
             ray.init(
                 num_cpus=cpus,
                 object_store_memory=OBJECT_STORE_BYTES,
@@ -132,21 +134,59 @@ def local_ray(*, cpus: int | None = None, dashboard: bool = False) -> Iterator[N
                 _temp_dir=str(folder),
                 **options,
             )
-        yield
+        with _heard_in_ray():
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM through `ray.init`, whose own prints a stack and ends the process without cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _starting() -> Iterator[None]:
+    """Around `ray.init`: one sentence when it fails, and our handler of SIGTERM kept.
+
+    Ray's own handler prints a stack and ends the process without cleaning up. Raises RuntimeError.
+    """
+    main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except Exception as error:
+        address = os.environ.get("RAY_ADDRESS")
+        remedy = (
+            f"check that a cluster answers at RAY_ADDRESS={address} and has this version of Ray"
+            if address
+            else "where the machine is busy, run again when it is less so; the same command goes on"
+        )
+        raise RuntimeError(f"Ray did not start ({' '.join(str(error).split())}): {remedy}") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _heard_in_ray() -> Iterator[None]:
+    """Make SIGTERM end a wait for Ray too, and then do what it did before.
+
+    While Ray waits it lets KeyboardInterrupt through and drops every other exception of a handler: Prefect's among them,
+    so that a flow that was told to stop would go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, calls = signal.getsignal(signal.SIGTERM), []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        calls.append((number, frame))
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except BaseException:
+        if calls and callable(before):
+            before(*calls[0])
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

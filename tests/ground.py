@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,15 @@ def swath(
     if not background:
         process.out, process.err = process.communicate(timeout=timeout)
     return process
+
+
+def wait_for(true: Callable[[], bool], seconds: float, process: subprocess.Popen) -> None:
+    """Wait until something is true while a process runs."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert process.poll() is None, "it ended by itself"
+        assert time.monotonic() < end, f"not true after {seconds} s"
+        time.sleep(0.3)
 
 
 def make_served(folder: Path, url: str, *, count: int, concurrency: int = 6, **settings: object) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground import REPOSITORY, swath
+from ground import REPOSITORY, swath, wait_for
 
 from pipelines import cli
 from pipelines.pretrain import pretrain
@@ -76,14 +76,6 @@ def answers(address: str) -> bool:
     except (ConnectionError, RuntimeError):
         return False
     return True
-
-
-def wait_for(true, seconds: float, process: subprocess.Popen) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() < end, f"not true after {seconds} s"
-        time.sleep(0.3)
 
 
 def status(address: str) -> dict[str, str]:

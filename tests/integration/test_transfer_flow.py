@@ -1,8 +1,10 @@
 """Transfer through the flow: arms, shares and seeds side by side, resumed run by run."""
 
 import json
+import signal
 
 import pytest
+from ground import swath, wait_for
 
 from pipelines import artifacts, report, trials
 from pipelines import transfer as flows
@@ -57,3 +59,16 @@ def test_every_start_share_and_seed_is_scored_and_summed_up(pretrained, curated,
     again = flows.read_scores(made)
     assert [cell["scores"] for cell in again["cells"]] == [cell["scores"] for cell in scores["cells"]]
     assert {folder: (folder / "scores.json").stat().st_mtime_ns for folder in runs[1:]} == kept
+
+
+def test_a_transfer_that_is_told_to_stop_stops_and_goes_on_later(curated, home):
+    """Ray drops the exception that Prefect answers SIGTERM with, so a transfer would train to its end all the same."""
+    long = ("steps=5000", "batch=4", "log_every=1", "checkpoint_every=5000")
+    asked = ("--root", home.root, "--corpus", curated, "--seeds", "1", "--version", "cut")
+    transfer = swath("transfer", "random", "finetune.segment_smoke", *long, *asked, background=True)
+    runs = home.place("transfer", "finetune.segment_smoke", "cut") / "runs"
+    wait_for(lambda: any(runs.glob("*/metrics.jsonl")), 120, transfer)
+    transfer.send_signal(signal.SIGTERM)
+    _, said = transfer.communicate(timeout=30)
+    assert transfer.returncode == 128 + signal.SIGTERM, said
+    assert "stopped; the same command goes on from here" in said

@@ -100,7 +100,7 @@ def test_a_failure_of_the_world_is_status_one_and_offline_is_three(monkeypatch, 
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr("pipelines.cli._shown", fail)
+        monkeypatch.setattr("pipelines.shown.shown", fail)
         status, _, err = run("show", "smoke", capsys=capsys)
         assert (status, err.strip()) == (expected, f"swath: {error}")
 
@@ -109,14 +109,14 @@ def test_a_full_disk_is_said_with_the_file(monkeypatch, capsys):
     def fail(*_):
         raise OSError(28, "No space left on device", "runs/corpora/x")
 
-    monkeypatch.setattr("pipelines.cli._shown", fail)
+    monkeypatch.setattr("pipelines.shown.shown", fail)
     status, _, err = run("show", "smoke", capsys=capsys)
     assert status == 1
     assert err.strip() == "swath: No space left on device: runs/corpora/x"
 
 
 def test_a_bug_is_seen_whole(monkeypatch):
-    monkeypatch.setattr("pipelines.cli._shown", lambda *_: {}["missing"])
+    monkeypatch.setattr("pipelines.shown.shown", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         cli.main(["show", "smoke"])
 

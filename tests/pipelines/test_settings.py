@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -82,3 +83,39 @@ def test_a_server_the_user_names_is_used_and_none_started(tmp_path, monkeypatch)
     with settings.local_prefect(Home.at(tmp_path)) as address:
         assert address == "http://127.0.0.1:1/api"
     assert not Path(tmp_path / "prefect").exists()
+
+
+def test_a_wait_for_ray_is_interrupted_and_the_handler_before_has_the_last_word():
+    class ToldToStopError(BaseException):
+        pass
+
+    def before(number, frame):
+        raise ToldToStopError
+
+    def wait():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    kept, seen = signal.signal(signal.SIGTERM, before), []
+    try:
+        with pytest.raises(ToldToStopError), settings._heard_in_ray():
+            wait()
+        assert seen == [KeyboardInterrupt]
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [(None, "run again when it is less so"), ("ray://far:10001", "RAY_ADDRESS=ray://far")],
+)
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch, address, remedy):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(RuntimeError, match=rf"did not start \(timed out\): .*{remedy}"), settings._starting():
+        raise Exception("timed\nout")
