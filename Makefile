@@ -35,7 +35,7 @@ setup: ## make .venv and install the locked versions, once
 	pwd > .venv/.place; \
 	echo 'Installing the locked versions into .venv (6 GB on Linux, a few minutes, once) ...'; \
 	tries=1; \
-	until $(PIP) install --retries 10 --timeout 120 --no-deps -r requirements.lock; do \
+	until $(PIP) install --no-compile --retries 10 --timeout 120 --no-deps -r requirements.lock; do \
 	  if [ "$$tries" -ge 3 ]; then echo 'The locked versions could not be installed: see the message above; the same command goes on where it stopped.' >&2; exit 1; fi; \
 	  tries=$$((tries + 1)); sleep 5; \
 	done; \
@@ -51,7 +51,7 @@ smoke: setup ## the same story on the synthetic Earth, with no network
 test: setup ## every test that needs no GPU, no network and no minutes of its own
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(NOT_HERE) and not integration and not slow"
 	@$(BIN)/python -m pytest -q -n 2 --dist load -m "$(NOT_HERE) and slow and not integration"
-	@$(BIN)/python -m pytest -q -m "$(NOT_HERE) and integration"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "$(NOT_HERE) and integration"
 
 check: setup ## format, lint, types, dead code, architecture
 	@$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from two_ranks import launched
 
 from training import checkpoint, export, feed
 from training.__main__ import main
@@ -215,13 +216,9 @@ with parallel.joined("cpu") as place, test_loop.watching() as seen:
 """
 
 
-def ranks(number, tmp_path, tag, stop, *settings):
-    (tmp_path / "worker.py").write_text(WORKER)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number))
-    words = (str(tmp_path / "worker.py"), str(tmp_path / "run"), str(tmp_path / tag), str(stop), *settings)
-    done = command(*words, launcher=launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((tmp_path / f"{tag}-{rank}.json").read_text()) for rank in range(number)]
+def ranks(tmp_path, tag, stop, *settings):
+    launched(WORKER, tmp_path, str(tmp_path / "run"), str(tmp_path / tag), str(stop), *settings)
+    return [json.loads((tmp_path / f"{tag}-{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.integration
@@ -230,7 +227,7 @@ def test_two_ranks_resumed_as_one_see_every_sample_once_and_take_the_path_of_one
     # 6 steps of 8 are one epoch of 48
     settings = ("steps=6", "checkpoint_every=3", "method.noise=0.0", f"parallel.kind={kind}")
     settings += (f"streams.scenes.corpus={corpus}",)
-    two = ranks(2, tmp_path, "two", 3, *settings)
+    two = ranks(tmp_path, "two", 3, *settings)
     assert checkpoint.latest(tmp_path / "run" / "checkpoints").step == 3
     with watching() as one:
         train(load("tiny_method.smoke", settings), tmp_path / "run")
@@ -247,27 +244,24 @@ def test_two_ranks_resumed_as_one_see_every_sample_once_and_take_the_path_of_one
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training")
+COMMAND = """
+import sys
+from training.__main__ import main
+raise SystemExit(main(sys.argv[1:]))
+"""
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param("fsdp", marks=pytest.mark.integration), pytest.param("ddp", marks=pytest.mark.drill)],
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 def test_two_ranks_killed_in_the_middle_of_a_step_go_on_bit_for_bit(corpus, tmp_path, kind):
     words = ("pretrain", "tiny_method.smoke", f"streams.scenes.corpus={corpus}", f"parallel.kind={kind}")
-
-    def run(name, **environment):
-        return command(
-            *words, "--run-dir", str(tmp_path / name), "--device", "cpu", launcher=TORCHRUN, **environment
-        )
-
-    killed = run("cut", DIE_AT="7")
+    words += ("--device", "cpu", "--run-dir")
+    killed = command(*words, str(tmp_path / "cut"), launcher=TORCHRUN, DIE_AT="7")
     assert killed.returncode != 0
     assert "Signal 9 (SIGKILL)" in killed.stderr
     assert len(lines(tmp_path / "cut")) == 7
     for name in ("cut", "whole"):
-        done = run(name)
-        assert done.returncode == 0, done.stderr[-3000:]
+        launched(COMMAND, tmp_path, *words, str(tmp_path / name))
     assert len(losses(tmp_path / "whole")) == 12
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
@@ -278,7 +272,7 @@ def test_one_process_resumed_as_two_sharded_ranks_takes_the_path_of_one(corpus, 
     settings += (f"streams.scenes.corpus={corpus}",)
     with pytest.raises(KeyboardInterrupt):
         train(load("tiny_method.smoke", settings), tmp_path / "run", on_checkpoint=_interrupt)
-    ranks(2, tmp_path, "two", 99, *settings)
+    ranks(tmp_path, "two", 99, *settings)
     train(load("tiny_method.smoke", settings), tmp_path / "alone")
     left, right = losses(tmp_path / "run"), losses(tmp_path / "alone")
     assert [step for step, *_ in left] == [1, 2, 3, 4, 5, 6]

@@ -85,9 +85,11 @@ def _serve(pipe: Connection) -> None:
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ |= {name: str(value) for name, value in place.items()}
             sys.argv = [script, *words]
+            said = ""
             try:
                 exec(compile(Path(script).read_text(), script, "exec"), {"__name__": "__main__"})
+            except SystemExit as end:
+                said = "" if not end.code else f"ended with {end.code}"
             except BaseException:
-                pipe.send(traceback.format_exc())
-            else:
-                pipe.send("")
+                said = traceback.format_exc()
+            pipe.send(said)
