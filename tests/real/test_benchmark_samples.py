@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from PIL import Image, ImageDraw
 
 from geodata import benchmarks
-from geodata.benchmarks import slovenia_landcover, terramesh_landcover
+from geodata.benchmarks import slovenia_landcover, spacenet1, terramesh_landcover
 from geodata.prepare import load, plan
 from geodata.sensors import SENTINEL2
 
@@ -150,3 +151,18 @@ def test_a_patch_of_bigearthnet_is_read_as_it_lies_in_the_release(shared_data, t
         assert np.array_equal(found.layers["s2"].pixels[0, 2], file.read(1))
     assert found.layers["s2"].pixels.shape == (1, 12, 120, 120)
     assert found.lon == pytest.approx(-6.9, abs=0.1) and found.lat == pytest.approx(52.3, abs=0.1)
+
+
+def test_outlines_of_real_buildings_are_burnt_as_shapely_says(shared_data):
+    """Atlanta, 900 x 900 pixels of 0.5 m and 43 outlines: the pixels whose centres lie inside one."""
+    place = shared_data / "spacenet_samples"
+    burnt = spacenet1.buildings(place / "sample_geotiff.tif", place / "geotiff_labels.geojson")
+    outlines = json.loads((place / "geotiff_labels.geojson").read_text())["features"]
+    assert len(outlines) == 43 and burnt.shape == (900, 900)
+    x = 733601.0 + 0.5 * (np.arange(900) + 0.5)
+    y = 3725139.0 - 0.5 * (np.arange(900) + 0.5)
+    inside = shapely.contains_xy(
+        shapely.union_all([shapely.geometry.shape(one["geometry"]) for one in outlines]), *np.meshgrid(x, y)
+    )
+    assert inside.mean() == pytest.approx(0.0418, abs=1e-4)
+    assert np.array_equal(burnt, inside)
