@@ -10,11 +10,13 @@ from __future__ import annotations
 import colorsys
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -25,12 +27,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geodata.errors import Corrupt, Missing
-from geodata.files import replacing
+from geodata.files import replacing, write_atomic
+from geodata.pictures import RGB, STRATUM_COLOURS, faded
 from geodata.radiometry import Unit, as_stored, harmonise
 from geodata.sensors import SENSORS, Sensor
 from geodata.sources.naming import band_of
 
-__all__ = ["EMPTY", "Conventions", "Offset", "OpenScene", "Strip", "mapped", "opened", "palette"]
+__all__ = ["EMPTY", "Conventions", "Offset", "OpenScene", "Strip", "mapped", "opened", "palette", "style"]
 
 EMPTY = 255
 """The value of a map where the scene has no data."""
@@ -41,8 +44,32 @@ Strip = tuple[NDArray[Any], NDArray[np.bool_]]
 Offset = Literal["none", "remove"]
 """Whether numbers carry the 1,000 that Sentinel-2 adds since 2022, to be taken off."""
 
-RGB = {"R": ColorInterp.red, "G": ColorInterp.green, "B": ColorInterp.blue}
+COLOURS = {"R": ColorInterp.red, "G": ColorInterp.green, "B": ColorInterp.blue}
 BLOCK = 512
+
+USUAL: tuple[tuple[str, RGB], ...] = (
+    ("unchanged", (225, 225, 225)),
+    ("changed", (214, 39, 40)),
+    ("background", (225, 225, 225)),
+    ("road", (110, 110, 120)),
+    *(
+        (start, STRATUM_COLOURS[stratum])
+        for stratum, starts in {
+            "wetland": ("wetland", "flooded"),
+            "watershed": ("water", "river", "lake"),
+            "forest": ("forest", "tree", "wood"),
+            "shrub": ("shrub",),
+            "farmland": ("crop", "cultivated", "agricultur", "farm", "field"),
+            "grassland": ("grass", "pasture", "rangeland", "vegetation"),
+            "urban": ("urban", "built", "building", "impervious", "artificial"),
+            "desert": ("bare", "barren", "soil", "sand", "desert"),
+            "ice": ("snow",),
+            "cloud": ("cloud",),
+        }.items()
+        for start in starts
+    ),
+)
+"""How a word of a class's name begins -> the colour it has on maps; the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +193,7 @@ def _indices(file: Any, sensor: Sensor, told: tuple[str, ...]) -> tuple[int, ...
         )
     names = [band_of(name, sensor) if name else None for name in (told or file.descriptions)]
     if not told and not any(names):
-        colours = {colour: name for name, colour in RGB.items()}
+        colours = {colour: name for name, colour in COLOURS.items()}
         names = [colours.get(colour) for colour in file.colorinterp]
     missing = [band for band in sensor.band_names if band not in names]
     if missing:
@@ -185,7 +212,8 @@ def mapped(
     """A function that writes rows of class values (h, W) at a row; after it, the map is at `path`, whole or not at all.
 
     The map is a cloud-optimised GeoTIFF on the scene's lattice: one uint8 band, 255 where there is nothing, a colour for
-    each class, overviews that take the nearest pixel, and tags, `classes` (JSON, value -> name) among them.
+    each class, overviews that take the nearest pixel, and tags, `classes` (JSON, value -> name) among them. Beside it a
+    style of the same name (.qml) tells QGIS names and colours.
     """
     source = scene.files[0]
     if path.exists() and any(os.path.samefile(path, file.name) for file in scene.files):
@@ -212,13 +240,42 @@ def mapped(
             rasterio.shutil.copy(draft, temporary, driver="COG", compress="deflate", **options)
         finally:
             draft.unlink(missing_ok=True)
+    write_atomic(path.with_suffix(".qml"), style(classes))
 
 
 def palette(classes: Mapping[int, str]) -> dict[int, tuple[int, int, int, int]]:
-    """A colour (red, green, blue, alpha) for every value: hues a golden section apart; white where there is nothing."""
-    found = {EMPTY: (255, 255, 255, 0)}
+    """A colour (red, green, blue, alpha) for every value; the value where there is nothing is transparent.
+
+    Ground that maps usually show in a colour of its own has that colour, lighter where several classes share it; other
+    classes have hues a golden section apart.
+    """
+    found, used = {EMPTY: (255, 255, 255, 0)}, Counter[RGB]()
     for number, value in enumerate(sorted(classes)):
-        shade = colorsys.hsv_to_rgb(0.6 + number * 0.618034, 0.65, (0.85, 0.6)[number % 2])
-        red, green, blue = (round(255 * part) for part in shade)
+        words = classes[value].lower().replace("-", " ").replace("_", " ").split()
+        usual = next(
+            (colour for start, colour in USUAL if any(word.startswith(start) for word in words)), None
+        )
+        if usual:
+            red, green, blue = faded(usual, used[usual])
+            used[usual] += 1
+        else:
+            shade = colorsys.hsv_to_rgb(0.6 + number * 0.618034, 0.65, (0.85, 0.6)[number % 2])
+            red, green, blue = (round(255 * part) for part in shade)
         found[value] = (red, green, blue, 255)
     return found
+
+
+def style(classes: Mapping[int, str]) -> bytes:
+    """A style of QGIS (QML): each class with its colour and its name, and no other value in the legend."""
+    document = ElementTree.Element("qgis", version="3.22")
+    renderer = ElementTree.SubElement(
+        ElementTree.SubElement(document, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1"
+    )
+    entries = ElementTree.SubElement(renderer, "colorPalette")
+    colours = palette(classes)
+    for value in sorted(classes):
+        red, green, blue, alpha = colours[value]
+        colour = f"#{red:02x}{green:02x}{blue:02x}"
+        told = {"value": str(value), "color": colour, "alpha": str(alpha), "label": classes[value]}
+        ElementTree.SubElement(entries, "paletteEntry", told)
+    return ElementTree.tostring(document)

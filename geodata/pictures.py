@@ -128,10 +128,14 @@ def class_colours(table: ClassTable) -> dict[int, RGB]:
     for code in sorted(table.codes):
         stratum = table.strata.get(code, "")
         turn = used[stratum] = used.get(stratum, -1) + 1
-        base = STRATUM_COLOURS.get(stratum, (120, 120, 120))
-        red, green, blue = (int(255 - (255 - part) * 0.75**turn) for part in base)
-        out[code] = (red, green, blue)
+        out[code] = faded(STRATUM_COLOURS.get(stratum, (120, 120, 120)), turn)
     return out
+
+
+def faded(colour: RGB, turn: int) -> RGB:
+    """The colour itself at 0, and lighter with each turn."""
+    red, green, blue = (int(255 - (255 - part) * 0.75**turn) for part in colour)
+    return red, green, blue
 
 
 def legend(table: ClassTable, codes: Iterable[int]) -> list[tuple[str, str]]:

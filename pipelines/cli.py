@@ -619,7 +619,7 @@ def predict(
 ) -> None:
     """Draw the map of a scene with an encoder and its head, as a cloud-optimised GeoTIFF on exactly the scene's pixels.
 
-    Example: `swath predict runs/transfer/finetune.segment_smoke@1/runs/random-seed0 scene.tif -o map.tif`
+    Example: `swath predict runs/transfers/finetune.segment_smoke@1/runs/random-seed0 scene.tif -o map.tif`
     """
     from pipelines import predict as mapping
 

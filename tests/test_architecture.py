@@ -101,7 +101,7 @@ GEODATA_ROWS = (
         "preview",
         "quality",
     ),
-    ("alignment", "census", "prices", "quotas", "lattice", "maps"),
+    ("alignment", "census", "prices", "quotas", "lattice"),
     ("corpus", "chips", "ledger", "sites"),
     ("splits",),
     ("sampling", "choosing", "reading"),
@@ -109,7 +109,7 @@ GEODATA_ROWS = (
     ("shards", "manifest"),
     ("earlier", "letters", "twins"),
     ("build", "exports", "folders", "joining", "pictures", "stubs"),
-    ("intake",),
+    ("intake", "maps"),
     (
         "benchmarks",
         "pilot",

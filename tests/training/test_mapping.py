@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from affine import Affine
 from conftest import write_corpus
+from PIL import ImageColor
 
-from geodata.maps import Conventions
+from geodata.maps import Conventions, palette
 from pipelines.cli import main
 from pipelines.predict import predict
-from training.encoders import Inputs, vit
+from training.encoders import Inputs, spatiotemporal, vit
 from training.loop import train
 from training.mapping import Mapper, strips
-from training.methods import finetune
+from training.methods import build, finetune
 from training.recipe import Optimizer, Recipe, Stream, replace
 from training.tasks import change, segment
 
@@ -166,7 +168,26 @@ def test_a_map_is_a_cloud_optimised_geotiff_that_names_its_classes(run, tmp_path
         assert file.tags()["recipe"] == "finetune.segment_smoke"
     with rasterio.open(out, overview_level=0) as half:
         assert set(np.unique(half.read(1))) <= {4, 7, 255}  # nearest: no value in between
-    assert [file.name for file in tmp_path.iterdir() if file.suffix != ".tif"] == []
+    assert [file.name for file in tmp_path.iterdir() if file.suffix != ".tif"] == ["map.qml"]
+    entries = ElementTree.parse(tmp_path / "map.qml").getroot().findall("pipe/rasterrenderer/colorPalette/*")
+    assert [(int(one.get("value")), one.get("label")) for one in entries] == [(4, "dark"), (7, "bright")]
+    assert [ImageColor.getrgb(one.get("color")) for one in entries] == [table[4][:3], table[7][:3]]
+
+
+def test_ground_has_the_colours_of_maps_and_no_two_classes_have_one():
+    names = (
+        "water",
+        "broad-leaved forest",
+        "low vegetation",
+        "coniferous forest",
+        "ship",
+        "artificial_surface",
+    )
+    found = palette(dict(enumerate(names)))
+    for value, brightest in ((0, 2), (1, 1), (2, 1), (3, 1), (5, 0)):  # of red, green, blue
+        assert int(np.argmax(found[value][:3])) == brightest, names[value]
+    assert len(set(found.values())) == len(names) + 1 and found[255][3] == 0
+    assert palette({0: "unchanged", 1: "changed"})[1][0] > 200
 
 
 def test_windows_average_to_what_the_whole_scene_says_where_nothing_looks_further(run, tmp_path, monkeypatch):
@@ -240,6 +261,13 @@ def test_change_looks_at_two_scenes_in_their_order(recipe, tmp_path):
     moved = scene(tmp_path / "moved.tif", after, transform=PLACE @ Affine.translation(1, 0))
     with pytest.raises(ValueError, match="both dates must have one lattice"):
         predict(run, [paths[0], moved], tmp_path / "map.tif")
+
+
+def test_a_run_of_several_sensors_is_refused_before_a_scene_is_opened(recipe, tmp_path, monkeypatch):
+    method = build(finetune.Spec(task=SEGMENT, encoder=spatiotemporal.tiny()))
+    monkeypatch.setattr("training.mapping.restore", lambda *_: (recipe, method))
+    with pytest.raises(ValueError, match="looks at several sensors at once, a scene is of one"):
+        predict(tmp_path / "run", [tmp_path / "scene.tif"], tmp_path / "map.tif")
 
 
 def test_a_scene_whose_bands_do_not_match_is_refused(run, tmp_path):
