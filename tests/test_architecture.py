@@ -161,6 +161,7 @@ TRAINING_ROWS = (
     ("weights", "tasks", "reconstruction"),
     ("checkpoint",),
     ("export",),
+    ("starting",),
     ("methods", "probe", "probing"),
     ("protocols",),
     ("evaluate", "known", "mapping", "pictures", "looks", "record", "regional"),

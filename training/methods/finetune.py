@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from training import encoders, tasks, weights
+from training import starting, tasks, weights
 from training.augment import PADDING
 from training.encoders import (
     AnyEncoder,
@@ -23,14 +23,10 @@ from training.encoders import (
     EncoderSpec,
     Inputs,
     Tokens,
-    adapter,
-    hierarchy,
     spatiotemporal,
     vit,
-    vitdet,
 )
 from training.encoders.spatiotemporal import Spatiotemporal
-from training.export import load_encoder
 from training.methods import Losses, Method, MethodSpec, Progress
 from training.metrics import Metric
 from training.observation import Observation, cropped, cut, observed, scaled, thinned, turned
@@ -74,7 +70,7 @@ class Spec(MethodSpec):
     parts: tuple[str, ...] = ()  # of an encoder of several sensors, those put to use; none named: all
     freeze: bool = False  # train the head alone
     frozen: tuple[str, ...] = ()  # parts of the encoder that stay as they are while the others learn
-    form: Literal["own", "vitdet", "adapter", "dilated"] = "own"
+    form: starting.Form = "own"
     drop_path: float | None = Field(None, ge=0, lt=1)  # None: what the encoder's spec says
     inputs: Inputs | None = None  # read in place of what the encoder was made for, as many bands
     reads: spatiotemporal.Reads | None = None  # the same for each of several sensors
@@ -110,12 +106,18 @@ class FineTune(Method):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoder = _encoder(spec)
+        self.encoder = starting.started(spec.encoder, spec.init, spec.parts, self._shaped)
         self.task = tasks.build(spec.task, self.encoder)
         if isinstance(self.encoder, Spatiotemporal):
             _looks_at_all_of_it(spec, self.task)
         for module in self._still():
             module.requires_grad_(False)
+
+    def _shaped(self, wanted: EncoderSpec) -> EncoderSpec:
+        spec = self.spec
+        read = starting.reading(wanted, spec.inputs, spec.reads)
+        image = spec.views.crop or spec.views.side
+        return starting.formed(starting.dropping(read, spec.drop_path), spec.form, image)
 
     def train(self, mode: bool = True) -> FineTune:
         """Training mode for what trains: a frozen encoder stays in evaluation mode."""
@@ -259,40 +261,6 @@ class FineTune(Method):
         return self.encoder.spec.inputs
 
 
-def _encoder(spec: Spec) -> Encoder:
-    """The spec's encoder: from chance, or with the weights of `init` and, where it says them, its input statistics."""
-    if spec.init is None:
-        assert spec.encoder is not None  # the spec saw to it
-        return encoders.build(_shaped(_some_parts(spec.encoder, spec.parts), spec))
-    bare = weights.is_file(spec.init)
-    with torch.random.fork_rng(devices=[]):  # so that a head starts alike with and without `init`
-        loaded = None if bare else load_encoder(spec.init)
-    if loaded is not None and spec.parts:
-        loaded = spatiotemporal.part(loaded, spec.parts)
-    wanted = None if spec.encoder is None else _some_parts(spec.encoder, spec.parts)
-    if wanted is None:
-        if loaded is None:
-            raise ValueError(f"{spec.init} does not say what network it is of; give method.encoder as well")
-        wanted = loaded.spec
-    if loaded is not None:
-        different = wanted.unlike(loaded.spec)
-        if different:
-            raise ValueError(
-                f"the encoder in {spec.init} has another {', '.join(different)} than method.encoder: "
-                "make them agree or set method.encoder=null"
-            )
-        wanted = wanted.with_statistics(loaded.spec)
-    encoder = encoders.build(_shaped(wanted, spec))
-    held = weights.read(spec.init) if loaded is None else loaded.state_dict()
-    encoder.load_state_dict(weights.adapted(held, encoder))
-    return encoder
-
-
-def _some_parts(wanted: EncoderSpec, parts: tuple[str, ...]) -> EncoderSpec:
-    """The spec of the parts that are put to use; what is no encoder of several sensors is one of them already."""
-    return wanted.only(parts) if parts and isinstance(wanted, spatiotemporal.Spec) else wanted
-
-
 def _looks_at_all_of_it(spec: Spec, task: Task) -> None:
     """Refuse what is made for one image at a time."""
     allowed = {name: getattr(Viewing(), name) for name in ("turns", "side", "crop", "dates")}
@@ -305,41 +273,6 @@ def _looks_at_all_of_it(spec: Spec, task: Task) -> None:
         raise ValueError(
             "several sensors are cut and turned alike: of views set turns, side, crop and dates, and reads in place of inputs"
         )
-
-
-def _shaped(wanted: EncoderSpec, spec: Spec) -> EncoderSpec:
-    """The encoder's spec in the form, with the bands and with the drop path that fine-tuning asks for."""
-    if spec.inputs is not None:
-        made, asked = len(wanted.inputs.bands), len(spec.inputs.bands)
-        if made != asked:
-            raise ValueError(f"the encoder reads {made} bands, method.inputs names {asked}: name as many")
-        wanted = wanted.model_copy(update={"inputs": spec.inputs})
-    if spec.reads is not None:
-        if not isinstance(wanted, spatiotemporal.Spec):
-            raise ValueError(
-                f"an encoder of kind {wanted.kind!r} has one sensor: set inputs in place of reads"
-            )
-        wanted = wanted.reading({name: read for name, read in spec.reads if read is not None})
-    if spec.drop_path is not None:
-        if "drop_path" not in type(wanted).model_fields:
-            raise ValueError(
-                f"an encoder of kind {wanted.kind!r} has no drop path: set method.drop_path=null"
-            )
-        wanted = wanted.model_copy(update={"drop_path": spec.drop_path})
-    if spec.form == "vitdet" and type(wanted) is vit.Spec:
-        return _windowed(wanted, spec.views.crop or spec.views.side or wanted.image)
-    if spec.form == "adapter" and isinstance(wanted, vit.Spec) and not isinstance(wanted, vitdet.Spec):
-        return adapter.Spec(inner=wanted, inputs=wanted.inputs, interactions=min(4, wanted.depth))
-    if spec.form == "dilated" and isinstance(wanted, hierarchy.Spec) and not wanted.name.startswith("swin"):
-        return wanted.model_copy(update={"output_stride": 8})
-    return wanted
-
-
-def _windowed(plain: vit.Spec, image: int) -> vitdet.Spec:
-    """A plain ViT as ViTDet: global layers and maps at the quarters of its depth."""
-    quarters = tuple(sorted({max(1, plain.depth * part // 4) for part in (1, 2, 3, 4)}))
-    fields = {name: getattr(plain, name) for name in vit.Spec.model_fields if name not in ("kind", "image")}
-    return vitdet.Spec(**fields, image=image, positions=plain.image, whole=quarters, taps=quarters)
 
 
 def build(spec: Spec) -> FineTune:
