@@ -42,7 +42,11 @@ def predict(
             "two of the same ground, the earlier first, for change"
         )
     size, step = mapper.window(window, stride)
-    tags = {"run": "/".join(run.resolve().parts[-3:]), "recipe": mapper.recipe.name, "digest": mapper.recipe.digest}
+    tags = {
+        "run": "/".join(run.resolve().parts[-3:]),
+        "recipe": mapper.recipe.name,
+        "digest": mapper.recipe.digest,
+    }
     tags |= {"scenes": ", ".join(path.name for path in scenes), "window": f"{size} every {step}"}
     with opened(scenes, mapper.inputs.layer, mapper.inputs.bands, reading) as scene:
         height, width = scene.shape

@@ -170,6 +170,7 @@ def test_the_plan_does_not_depend_on_the_batch(batch):
     assert plan(spec, Stripes(), batch=batch) == plan(spec, Stripes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [13, 500])
 def test_the_plan_of_a_crowded_area_does_not_depend_on_the_batch(batch):
     spec = small('{"urban": 100, "forest": 4000}', tries=3)

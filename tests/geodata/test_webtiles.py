@@ -281,6 +281,7 @@ def test_placeholders_are_known_by_colour_by_repetition_and_by_hash():
     assert placeholder(scene, encoded(picture)) is None
 
 
+@pytest.mark.slow
 def test_tiles_past_the_imagery_are_overzoomed_and_those_within_are_not():
     places = [(2.35, 48.8), (-99.1, 19.4), (77.2, 28.6), (31.2, 30.0), (16.35, 47.84)]
     seen = Counter()

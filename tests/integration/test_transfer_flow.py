@@ -69,6 +69,6 @@ def test_a_transfer_that_is_told_to_stop_stops_and_goes_on_later(curated, home):
     runs = home.place("transfer", "finetune.segment_smoke", "cut") / "runs"
     wait_for(lambda: any(runs.glob("*/metrics.jsonl")), 120, transfer)
     transfer.send_signal(signal.SIGTERM)
-    _, said = transfer.communicate(timeout=30)
+    _, said = transfer.communicate(timeout=60)
     assert transfer.returncode == 128 + signal.SIGTERM, said
     assert "stopped; the same command goes on from here" in said

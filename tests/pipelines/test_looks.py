@@ -52,6 +52,7 @@ def test_points_are_grouped_by_class_the_commonest_first():
     assert list(groups.items()) == [("b", [[0, 0], [2, 2]]), ("a", [[1, 1]])]
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_run_left_and_says_what_it_could_not(tmp_path):
     folder = fake_study(tmp_path)
     before = report.render(report.collect(folder))

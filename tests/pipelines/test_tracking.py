@@ -55,6 +55,7 @@ def test_a_record_that_a_resumed_run_cut_back_is_read_again(tmp_path):
     assert [step for step, _ in run.rows] == [1, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["http", "sqlite"])
 def test_a_tracker_that_is_down_is_one_warning_and_nothing_else(address, tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

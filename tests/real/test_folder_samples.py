@@ -41,6 +41,7 @@ def some(source: Path, target: Path, size: int) -> list[dict[str, str]]:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), [("eurosat_rgb", 64), ("cifar10_subset", 32)])
 def test_a_labelled_folder_reaches_training_as_pillow_reads_it(shared_data, tmp_path, name, side):
     source = shared_data / name

@@ -69,6 +69,7 @@ def test_a_scene_of_oblong_pixels_in_reflectance(shared_data, tmp_path):
     ).mean() > 0.5  # chance is 0.2; attention reaches across a window
 
 
+@pytest.mark.slow
 def test_change_between_two_real_dates_and_refusal_of_a_third_that_is_shifted(shared_data, tmp_path):
     encoder = vit.Spec(inputs=IMAGENET_RGB, image=32, patch=8, width=32, depth=1, heads=2)
     run = saved(tmp_path / "run", change.Spec(), encoder)

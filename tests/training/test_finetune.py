@@ -195,6 +195,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [[], ["method.freeze=true"]])
 def test_a_fine_tune_that_was_killed_goes_on_bit_for_bit(corpus, tmp_path, changes):
     recipe = load("finetune.segment_smoke", [*TINY, *changes, f"streams.labelled.corpus={corpus}"])

@@ -216,6 +216,7 @@ def test_one_sensor_is_put_under_a_dense_head_with_maps_of_its_layers_or_norms_o
     model.task(model.features(torch.zeros(4, 1, 3, 128, 128), placed()), labels)
 
 
+@pytest.mark.slow
 def test_series_of_a_corpus_are_learnt_by_the_loop_judged_and_exported(tmp_path):
     """Of two or three dates each, so that some are filled up; the statistics of the bands are the corpus's."""
     root = write_corpus(
