@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from geodata.files import write_atomic
 from pipelines.settings import FOLDERS, Home
 
-__all__ = ["Artifact", "claim", "digest", "find", "listing", "provenance", "resolve", "seal", "standing"]
+__all__ = ["Artifact", "claim", "digest", "find", "listing", "resolve", "seal", "standing"]
 
 RECORD, CLAIM = "artifact.json", "claim.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -159,44 +153,6 @@ def listing(home: Home) -> list[Artifact]:
             [(not p.isdigit(), int(p) if p.isdigit() else p) for p in re.split(r"(\d+)", a.version) if p],
         ),
     )
-
-
-def provenance(extra: Mapping[str, object] | None = None) -> dict[str, object]:
-    """What ran here: versions, platform, the commit of the checkout if there is one, and the time."""
-    names = ("swath", "numpy", "pyarrow", "rasterio", "torch", "ray", "prefect", "mlflow-skinny")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "versions": versions,
-        "commit": _commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **(extra or {}),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, marked `+` when files differ from it; None outside a checkout or without git."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _read(path: Path) -> dict[str, Any]:

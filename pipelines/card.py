@@ -605,7 +605,7 @@ def environment_of(values: Json) -> tuple[tuple[str, str], ...]:
     """Where and with what the corpus was made."""
     names = ("python", "platform", "cpus", "commit", "command", "started")
     told = [(name, redacted(str(values[name]))) for name in names if values.get(name)]
-    return tuple(told + [(name, str(version)) for name, version in (values.get("versions") or {}).items()])
+    return tuple(told + [(name, str(version)) for name, version in (values.get("packages") or {}).items()])
 
 
 def requests_of(stage: Json) -> tuple[Requests, ...]:

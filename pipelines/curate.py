@@ -24,6 +24,7 @@ from geodata.files import write_atomic
 from geodata.letters import write_letters
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
+from geodata.provenance import provenance
 from pipelines import album, artifacts, card, estimate, fetch, refresh, tracking
 from pipelines.artifacts import Artifact
 from pipelines.corpora import rebuild, sealed, spec_of, wanted
@@ -171,7 +172,7 @@ def plan_chips(
     draft.rounds = succession.rounds(spec, plan) if succession else plan.rounds if grown else spec.rounds
     if fresh:
         write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
-        write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+        write_atomic(root / "environment.json", json.dumps(provenance(), indent=1).encode())
         plan.write(root)
         say(f"plan: {len(plan)} chips in {len(draft.names)} shards")
     return draft

@@ -19,7 +19,7 @@ from geodata.files import write_atomic
 from geodata.folders import FILE, FolderPlan, FolderSpec
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
-from pipelines import artifacts
+from geodata.provenance import provenance
 from pipelines.artifacts import Artifact
 from pipelines.draft import FolderOrder, Pictures
 from pipelines.progress import say
@@ -72,7 +72,7 @@ def list_pictures(artifact: Artifact, spec: FolderSpec) -> Pictures:
     draft = Pictures(artifact, FolderOrder(spec, root, plan.classes), plan)
     if fresh:
         write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
-        write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+        write_atomic(root / "environment.json", json.dumps(provenance(), indent=1).encode())
         plan.write(root)
         say(
             f"plan: {len(plan)} pictures of {len(plan.classes.get('class', ()))} classes in {len(draft.names)} shards"

@@ -18,7 +18,8 @@ from geodata.files import write_atomic
 from geodata.joining import JoinSpec
 from geodata.manifest import Corpus, open_corpus
 from geodata.manifest import seal as write_manifest
-from pipelines import artifacts, card, stages
+from geodata.provenance import provenance
+from pipelines import card, stages
 from pipelines.artifacts import Artifact
 from pipelines.corpora import sealed
 from pipelines.settings import Home, environment
@@ -53,7 +54,7 @@ def link_shards(artifact: Artifact, spec: JoinSpec) -> Corpus:
     """Every shard of every part, the manifest, and the card, which reads it."""
     root = artifact.path
     write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
-    write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+    write_atomic(root / "environment.json", json.dumps(provenance(), indent=1).encode())
     corpus = write_manifest(joining.joined(spec, root))
     card.write(root)
     return corpus

@@ -135,7 +135,7 @@ class Arm:
 
     @property
     def seeded(self) -> bool:
-        """Whether it was trained, once a seed; a baseline was only computed."""
+        """Whether it depends on a seed, and there is one score for each."""
         return None not in self.scores
 
     def values(self, metric: str) -> tuple[float, ...]:

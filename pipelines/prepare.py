@@ -20,7 +20,7 @@ from geodata.folders import FILE, FolderPlan
 from geodata.manifest import Corpus
 from geodata.manifest import seal as write_manifest
 from geodata.prepare import PreparedSpec
-from pipelines import artifacts
+from geodata.provenance import provenance
 from pipelines.artifacts import Artifact
 from pipelines.draft import BenchmarkOrder, Prepared
 from pipelines.progress import say
@@ -66,7 +66,7 @@ def list_samples(artifact: Artifact, spec: PreparedSpec) -> Prepared:
     draft = Prepared(artifact, BenchmarkOrder(spec, root), plan)
     if fresh:
         write_atomic(root / "spec.json", spec.model_dump_json(indent=1).encode())
-        write_atomic(root / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+        write_atomic(root / "environment.json", json.dumps(provenance(), indent=1).encode())
         plan.write(root)
     splits = ", ".join(f"{count} {name}" for name, count in plan.counts().items())
     say(f"plan: {len(plan)} samples ({splits}) in {len(draft.names)} shards")

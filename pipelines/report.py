@@ -118,8 +118,15 @@ def transfers_of(
     for setting in settings:
         chosen = [entry for entry in entries if str(entry.get("setting", "fine-tuned")) == setting]
         files = [root / one for one in study.get("scores", ())]
-        found = scoreboard.baselines(files, chosen[0].get("share", 1)) or study.get("baselines", ())
-        baselines = [Arm(str(one.get("arm", "baseline")), {None: scores_of(one)}) for one in found]
+        baselines = [
+            Arm(
+                str(one["arm"]),
+                dict(enumerate(one["scores"])) if len(one["scores"]) > 1 else {None: one["scores"][0]},
+            )
+            for one in scoreboard.baselines(files, chosen[0].get("share", 1))
+        ] or [
+            Arm(str(one.get("arm", "baseline")), {None: scores_of(one)}) for one in study.get("baselines", ())
+        ]
         arms = arms_of(chosen, root, notes)
         by_name = {arm.name: arm for arm in arms}
         pair = (
@@ -260,7 +267,7 @@ def sentence(
     if steps:
         parts.append(f"{count(len(steps), 'encoder')} learned from them for {max(steps):,.0f} steps")
     for transfer in transfers:
-        trained = sum(len(arm.scores) for arm in transfer.arms if arm.seeded)
+        trained = len(transfer.runs)
         parts.append(f"{count(trained, 'run')} transferred to {transfer.task} ({transfer.setting})")
     if boards and not transfers:
         parts.append(f"{count(boards, 'board')} of scores")

@@ -75,9 +75,19 @@ def boards(files: Iterable[Path]) -> tuple[Board, ...]:
 
 
 def baselines(files: Iterable[Path], share: float) -> list[dict[str, Any]]:
-    """Mean scores of the baselines at a share of the labels, each `{"arm", "scores"}`."""
+    """Scores of the baselines at a share of the labels, each `{"arm", "scores"}` with one of `scores` for each seed."""
     return [
-        {"arm": cell["arm"], "scores": {name: one["mean"] for name, one in cell["scores"].items()}}
+        {
+            "arm": cell["arm"],
+            "scores": [
+                {
+                    name: one["values"][seed]
+                    for name, one in cell["scores"].items()
+                    if seed < len(one["values"])
+                }
+                for seed in range(cell["seeds"])
+            ],
+        }
         for values in _read(files)
         for cell in values["cells"]
         if cell["kind"] == "baseline" and cell["share"] == share

@@ -19,6 +19,7 @@ from prefect import flow, task
 
 from geodata import pictures
 from geodata.files import write_atomic
+from geodata.provenance import provenance
 from geodata.source import Address
 from pipelines import artifacts, corpora, curate, fetch, pretrain, report, tracking, transfer
 from pipelines import trials as scoring
@@ -203,7 +204,7 @@ def write_study(
         "commands": [f"swath study {plot.name}"],
         "stages": [stage for stage in stages if stage],
     }
-    write_atomic(made.path / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+    write_atomic(made.path / "environment.json", json.dumps(provenance(), indent=1).encode())
     write_atomic(made.path / "study.json", json.dumps(values, indent=1).encode())
 
 

@@ -22,6 +22,7 @@ from prefect.artifacts import create_table_artifact
 from geodata import benchmarks
 from geodata.files import write_atomic
 from geodata.manifest import Corpus, open_corpus
+from geodata.provenance import provenance
 from pipelines import artifacts, tracking
 from pipelines.artifacts import Artifact
 from pipelines.progress import bar, say
@@ -65,7 +66,7 @@ def transferred(wanted: Trials, home: Home, *, gpu: bool = False, reuse: bool = 
     artifacts.claim(wanted.artifact)
     began = time.monotonic()
     folder = wanted.artifact.path
-    write_atomic(folder / "environment.json", json.dumps(artifacts.provenance(), indent=1).encode())
+    write_atomic(folder / "environment.json", json.dumps(provenance(), indent=1).encode())
     tags = {"config.digest": wanted.artifact.fingerprint, "data.manifest": ", ".join(wanted.artifact.parents)}
     with tracking.tracked(home, "transfer", wanted.artifact.address, tags) as run:
         run_trials(wanted, home, gpu)

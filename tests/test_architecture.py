@@ -75,6 +75,7 @@ TRAINING_READS = (
     "manifest",
     "moments",
     "files",
+    "provenance",
     "sensors",
     "codec",
     "blobs",
@@ -84,7 +85,7 @@ TRAINING_READS = (
 
 # Inside a package a module imports from its own row or the rows above it.
 GEODATA_ROWS = (
-    ("errors", "costs", "overrides", "governor", "files"),
+    ("errors", "costs", "overrides", "governor", "files", "provenance"),
     ("transport",),
     ("grid", "sensors", "codec", "blobs", "radiometry", "likeness"),
     ("source", "classes", "contamination", "landcover", "webmercator"),

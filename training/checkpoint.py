@@ -12,17 +12,13 @@ import errno
 import json
 import logging
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +38,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from geodata.errors import Corrupt
 from geodata.files import file_sha256, sync, write_atomic
+from geodata.provenance import provenance
 
 __all__ = [
     "Checkpoint",
@@ -253,16 +250,9 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and machine, for the record of a run."""
-    names = ("swath", "torch", "numpy", "pyarrow", "pydantic", "timm", "ray", "safetensors")
+    """Versions, commit, machine and device, for the record of a run."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in names},
-        "commit": _commit(),
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "device": device},
-        "command": sys.argv,
-    }
+    return provenance() | {"device": device}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -342,26 +332,3 @@ def room(path: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     for rest in folder.glob(".tmp-step-*"):
         shutil.rmtree(rest, ignore_errors=True)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the source tree this package runs from; None for an installed one."""
-    folder = Path(__file__).resolve().parent
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout.strip() or None if asked.returncode == 0 else None

@@ -125,6 +125,22 @@ def test_an_encoder_that_loses_to_a_baseline_is_said_to(tmp_path):
     assert "does not beat random forest" in text and "97.87 ± 0.15" in text
 
 
+def test_a_baseline_has_a_score_for_each_seed_and_one_where_none_matters(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(scores()))
+    majority, forest = scoreboard.baselines([path], 1.0)
+    assert majority == {"arm": "majority class", "scores": [{"accuracy": 0.11}]}
+    assert forest["scores"] == [{"accuracy": 0.70}, {"accuracy": 0.71}, {"accuracy": 0.69}]
+    assert scoreboard.baselines([path], 0.1) == []
+    (transfer,) = report.transfers_of(
+        {"transfers": [{"run": "a", "arm": ARM}], "scores": ["scores.json"]}, tmp_path, None, []
+    )
+    assert [(arm.name, arm.seeded, len(arm.values("accuracy"))) for arm in transfer.arms[1:]] == [
+        ("majority class", False, 1),
+        ("random forest", True, 3),
+    ]
+
+
 def test_a_part_of_a_benchmark_is_said_plainly(tmp_path):
     (found,) = board(tmp_path, scores(partial=["test has 75 of 21,600"], changed=["steps=60"]))
     assert found.subset.startswith("Run on a part of the benchmark: test has 75 of 21,600.")

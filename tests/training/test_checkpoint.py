@@ -176,5 +176,5 @@ def test_a_missing_or_damaged_encoder_is_named(tmp_path):
 def test_the_environment_says_versions_and_machine():
     found = checkpoint.environment()
     assert found["packages"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert found["machine"]["cpus"] == os.cpu_count()
+    assert found["cpus"] == os.cpu_count() and found["device"]
     json.dumps(found)
