@@ -350,8 +350,12 @@ def _with_statistics(inputs: Any, statistics: Statistics) -> BaseModel:
 
 def protocols() -> tuple[str, ...]:
     """Names of the protocols there are, which need no dot."""
-    found: list[str] = importlib.import_module(PROTOCOLS).__all__
-    return tuple(found)
+    return tuple(sorted(_protocols()))
+
+
+def _protocols() -> Mapping[str, Callable[[], object]]:
+    found: Mapping[str, Callable[[], object]] = importlib.import_module(PROTOCOLS).PROTOCOLS
+    return found
 
 
 def _named(address: str) -> Recipe:
@@ -363,8 +367,8 @@ def _named(address: str) -> Recipe:
 
 def _function(address: str) -> Callable[[], object]:
     module_name, _, function = address.rpartition(".")
-    if not module_name and function in protocols():
-        module_name = PROTOCOLS
+    if not module_name and address in _protocols():
+        return _protocols()[address]
     if not re.fullmatch(r"\w+(\.\w+)*", module_name) or not function.isidentifier():
         raise ValueError(
             f"{address!r} is no recipe's name; write METHOD.RECIPE, as in mae.smoke, or one of the protocols "

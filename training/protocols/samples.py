@@ -20,7 +20,6 @@ __all__ = [
     "levir_cd_samples_finetune",
     "modis_sinop_finetune",
     "slovenia_landcover_finetune",
-    "small",
     "terramesh_landcover_chile_finetune",
     "terramesh_landcover_denmark_finetune",
     "terramesh_landcover_tanzania_finetune",
