@@ -50,8 +50,8 @@ def _spec_or_recipe(name: str, overrides: list[str]) -> Any:
             if "." in name:
                 raise not_recipe from None
             raise ValueError(
-                f"{name!r} is neither a corpus ({', '.join(specs())}) nor a recipe (METHOD.RECIPE, as in mae.smoke) "
-                "nor made yet (NAME@VERSION)"
+                f"{name!r} is neither a corpus ({', '.join(specs())}) nor a recipe (METHOD.RECIPE, as in mae.smoke, "
+                "or a protocol, as in gersp_eurosat) nor made yet (NAME@VERSION)"
             ) from not_corpus
 
 
