@@ -153,6 +153,22 @@ def test_a_patch_of_bigearthnet_is_read_as_it_lies_in_the_release(shared_data, t
     assert found.lon == pytest.approx(-6.9, abs=0.1) and found.lat == pytest.approx(52.3, abs=0.1)
 
 
+def test_no_place_of_terramesh_keeps_the_offset_that_its_cirrus_band_tells_of(shared_data):
+    """Top of atmosphere B10 is dark everywhere: where it is not, both products carry the offset."""
+    _, root, some = taken(shared_data, "terramesh_landcover_chile", 147)
+    for place, cell in terramesh_landcover.PLACES.items():
+        with (
+            rasterio.open(root / "S2L1C" / f"{cell}.tif") as file,
+            rasterio.open(root / "S2L2A" / f"{cell}.tif") as other,
+        ):
+            cirrus, published = file.read(11).min(), other.read()
+        carried = 1000 if cirrus > 900 else 0
+        assert (carried > 0) == (place == "chile")
+        ours = [one.layers["s2"].pixels[0] for _, one in some if one.scene == cell]
+        assert len(ours) == 49 and min(one.min() for one in ours) == max(1, published.min() - carried)
+        assert max(one.max() for one in ours) == published.max() - carried
+
+
 def test_outlines_of_real_buildings_are_burnt_as_shapely_says(shared_data):
     """Atlanta, 900 x 900 pixels of 0.5 m and 43 outlines: the pixels whose centres lie inside one."""
     place = shared_data / "spacenet_samples"
