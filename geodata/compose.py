@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from geodata import alignment, contamination, likeness, radiometry
+from geodata import alignment, contamination, likeness
 from geodata.chips import Chip
 from geodata.choosing import by_orbit, considered, products, select
 from geodata.errors import Corrupt, DataError, Missing, Transient
@@ -23,7 +23,7 @@ from geodata.grid import Grid
 from geodata.landcover import STRATA, LandCover
 from geodata.quality import Reason
 from geodata.reading import Colours, Kept, Reader, barred, fetched, held, kept, picked
-from geodata.sample import Layer, Sample
+from geodata.sample import Layer, Sample, judged
 from geodata.sensors import LANDCOVER
 from geodata.source import ImagerySource, Raster, Recalling, Scene
 from geodata.spec import CorpusSpec, SensorSpec
@@ -206,11 +206,7 @@ def _layer(part: SensorSpec, kept: Kept, spec: CorpusSpec, grid: Grid) -> Layer:
         phash=likeness.perceptual_of(sensor, pixels[0]),
         hrefs={scene.scene_id: remote for scene in scenes if (remote := _remote(scene))},
     )
-    if sensor.prefix != "s2":
-        return layer
-    per_date = [{name: values[date] for name, values in properties.items()} for date in range(len(kept))]
-    darkness, flags = radiometry.flags(sensor, pixels, per_date)
-    return replace(layer, dark=darkness, flags=flags)
+    return judged(layer)
 
 
 def _sample(

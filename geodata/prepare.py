@@ -24,13 +24,16 @@ from geodata.folders import FolderPlan, FolderShard, Picture
 from geodata.intake import sealed
 from geodata.layout import Frozen
 from geodata.overrides import overridden
-from geodata.sample import FileMeta, Sample
+from geodata.sample import FileMeta, Sample, judged
 from geodata.sensors import MASK
 from geodata.shards import Reject, ShardRecord, save_record, shard_path, verify_shard, write_shard
 from geodata.source import at_home
 from geodata.spec import digest
 
 __all__ = ["PreparedSpec", "file_meta", "load", "plan", "prepare_shard", "told"]
+
+TELLING = 1024
+"""Pixels of a date from which on its darkest tell of its radiometry; of a field or a single pixel they do not."""
 
 
 class PreparedSpec(Frozen):
@@ -132,7 +135,7 @@ def _samples(shard: FolderShard, spec: PreparedSpec, rejects: list[Reject]) -> I
             found.lat,
             None,
             _stratum(found, benchmark),
-            found.layers,
+            {prefix: judged(layer, TELLING) for prefix, layer in found.layers.items()},
             cell_id=found.scene,
             labels=found.labels,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from math import isnan, nan
 from typing import Any
@@ -21,7 +21,7 @@ import shapely
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from geodata import codec
+from geodata import codec, radiometry
 from geodata.codec import Encoded
 from geodata.errors import Corrupt
 from geodata.grid import Grid
@@ -123,6 +123,17 @@ class Shift:
     down: float
     gsd: float
     peak: float
+
+
+def judged(layer: Layer, least: int = 1) -> Layer:
+    """The layer with `dark` and `flags`, where it is Sentinel-2's and a date has at least `least` pixels (H times W)."""
+    if layer.sensor.prefix != "s2" or layer.pixels.shape[-2] * layer.pixels.shape[-1] < least:
+        return layer
+    per_date = [
+        {name: values[date] for name, values in layer.properties.items()} for date in range(len(layer.dates))
+    ]
+    darkness, flags = radiometry.flags(layer.sensor, layer.pixels, per_date)
+    return replace(layer, dark=darkness, flags=flags)
 
 
 @dataclass(frozen=True)

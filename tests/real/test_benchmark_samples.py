@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 
 from geodata import benchmarks
 from geodata.benchmarks import slovenia_landcover, spacenet1, terramesh_landcover
-from geodata.prepare import load, plan
+from geodata.folders import FolderShard
+from geodata.prepare import load, plan, prepare_shard
 from geodata.sensors import SENTINEL2
+from geodata.shards import read_samples, shard_path
 
 pytestmark = pytest.mark.real
 
@@ -87,7 +89,7 @@ def test_land_cover_chips_are_windows_of_the_published_rasters(shared_data):
         scene, row, column = benchmarks.origin(one.sample_id)
         cell = terramesh_landcover.PLACES[scene.partition("-")[2]]
         with rasterio.open(root / f"S2L2A/{cell}.tif") as file:
-            whole = file.read()
+            whole = file.read() - (1000 if cell == terramesh_landcover.WITH_OFFSET else 0)
         with rasterio.open(root / f"LULC/{cell}.tif") as file:
             codes = file.read(1)[row : row + 32, column : column + 32]
         assert np.array_equal(found.layers["s2"].pixels[0], whole[:, row : row + 32, column : column + 32])
@@ -167,6 +169,22 @@ def test_no_place_of_terramesh_keeps_the_offset_that_its_cirrus_band_tells_of(sh
         ours = [one.layers["s2"].pixels[0] for _, one in some if one.scene == cell]
         assert len(ours) == 49 and min(one.min() for one in ours) == max(1, published.min() - carried)
         assert max(one.max() for one in ours) == published.max() - carried
+
+
+def test_numbers_with_an_offset_are_flagged_when_a_benchmark_is_prepared(shared_data, tmp_path, monkeypatch):
+    name = "terramesh_landcover_chile"
+    spec = load(name, shared_data / WHERE[name])
+    shard = FolderShard(
+        "pictures-00000", tuple(one for one in plan(spec).pictures if "chile" in one.sample_id)[:8]
+    )
+
+    def flagged(folder):
+        prepare_shard(shard, spec, tmp_path / folder)
+        return [one.layers["s2"].flags[0] for one in read_samples(shard_path(tmp_path / folder, shard.name))]
+
+    assert flagged("as_it_is") == [""] * 8
+    monkeypatch.setattr(terramesh_landcover, "WITH_OFFSET", "")
+    assert all(flag.endswith("offset not removed, or bright ground") for flag in flagged("kept"))
 
 
 def test_outlines_of_real_buildings_are_burnt_as_shapely_says(shared_data):
