@@ -35,7 +35,7 @@ setup: ## make .venv and install the locked versions, once
 	pwd > .venv/.place; \
 	echo 'Installing the locked versions into .venv (6 GB on Linux, a few minutes, once) ...'; \
 	tries=1; \
-	until $(PIP) install --no-compile --retries 10 --timeout 120 --no-deps -r requirements.lock; do \
+	until $(PIP) install --retries 10 --timeout 120 --no-deps -r requirements.lock; do \
 	  if [ "$$tries" -ge 3 ]; then echo 'The locked versions could not be installed: see the message above; the same command goes on where it stopped.' >&2; exit 1; fi; \
 	  tries=$$((tries + 1)); sleep 5; \
 	done; \
