@@ -67,7 +67,7 @@ def test_a_transfer_that_is_told_to_stop_stops_and_goes_on_later(curated, home):
     asked = ("--root", home.root, "--corpus", curated, "--seeds", "1", "--version", "cut")
     transfer = swath("transfer", "random", "finetune.segment_smoke", *long, *asked, background=True)
     runs = home.place("transfer", "finetune.segment_smoke", "cut") / "runs"
-    wait_for(lambda: any(runs.glob("*/metrics.jsonl")), 120, transfer)
+    wait_for(lambda: any(runs.glob("*/metrics.jsonl")), 240, transfer)
     transfer.send_signal(signal.SIGTERM)
     _, said = transfer.communicate(timeout=60)
     assert transfer.returncode == 128 + signal.SIGTERM, said
