@@ -119,14 +119,9 @@ def transfers_of(
         chosen = [entry for entry in entries if str(entry.get("setting", "fine-tuned")) == setting]
         files = [root / one for one in study.get("scores", ())]
         baselines = [
-            Arm(
-                str(one["arm"]),
-                dict(enumerate(one["scores"])) if len(one["scores"]) > 1 else {None: one["scores"][0]},
-            )
+            baseline_of(one["arm"], one["scores"])
             for one in scoreboard.baselines(files, chosen[0].get("share", 1))
-        ] or [
-            Arm(str(one.get("arm", "baseline")), {None: scores_of(one)}) for one in study.get("baselines", ())
-        ]
+        ] or [baseline_of(one.get("arm", "baseline"), [one]) for one in study.get("baselines", ())]
         arms = arms_of(chosen, root, notes)
         by_name = {arm.name: arm for arm in arms}
         pair = (
@@ -144,6 +139,12 @@ def transfers_of(
             )
         )
     return tuple(transfers)
+
+
+def baseline_of(name: object, scores: Sequence[Json]) -> Arm:
+    """A baseline as an arm: with a score for each seed, or with one that depends on none."""
+    found = [scores_of(one) for one in scores]
+    return Arm(str(name), dict(enumerate(found)) if len(found) > 1 else {None: found[0]})
 
 
 def arms_of(entries: Sequence[Json], root: Path, notes: list[str]) -> tuple[Arm, ...]:

@@ -78,9 +78,10 @@ class Rasters:
         }
         codes = raster(labels, [1])[0]
         numbers = reflectance(cut(raster(optical), box, 0))
+        taken_off = "none"
         if cell == WITH_OFFSET:
-            numbers = harmonise(numbers)
-        known = {"offset_applied_by": ("us" if cell == WITH_OFFSET else "none",)}
+            numbers, taken_off = harmonise(numbers), "us"
+        known = {"offset_applied_by": (taken_off,)}
         layers = {
             "s2": stack(SENTINEL2_L2A, numbers[None], TERMS, names=(cell,), properties=known),
             "s1": stack(SENTINEL1, decibels(cut(raster(radar), box, 0))[None], TERMS, names=(cell,)),

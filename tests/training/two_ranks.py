@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 import sys
 import time
 import traceback
@@ -10,6 +9,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
+
+from pipelines.settings import free_port
 
 HERE = Path(__file__).parent
 RANKS = 2
@@ -23,9 +25,7 @@ def launched(program: str, folder: Path, *words: str) -> None:
     script.write_text(program)
     if not _KEPT:
         _KEPT.extend(_started() for _ in range(RANKS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for rank, (_, pipe) in enumerate(_KEPT):
         pipe.send((str(script), rank, port, words))
     errors = _errors()
@@ -61,16 +61,9 @@ def _errors() -> list[str]:
 def _started() -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported there
-    try:
-        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # read when torch is imported there
         process.start()
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
     theirs.close()
     return process, ours
 
